@@ -1,0 +1,65 @@
+"""ImageNet's archives in, trained networks and the paper's tables and figures out.
+
+`snakemake` runs the plan that params.yaml names, `snakemake --profile slurm` runs it on a cluster,
+`snakemake --config plan=NAME` (a name in config/plans, or a path) runs another.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "params.yaml"
+
+
+# Used only with `--software-deployment-method apptainer`; otherwise the environment that calls snakemake is used.
+container: "docker://python:3.11-slim-bookworm"
+
+
+include: "workflow/rules/common.smk"
+
+
+localrules:
+    all,
+    data,
+    train,
+
+
+# What `snakemake` makes: the report, and before it whatever the report needs.
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/report.html",
+
+
+# What `snakemake data` makes: the shards, even where the manifest alone is here already.
+rule data:
+    input:
+        MANIFEST,
+        SHARDS,
+
+
+# What `snakemake train` makes: the record of every run, and of the measured collectives.
+rule train:
+    input:
+        RUN_RECORDS,
+        COMM_RECORD,
+
+
+if PLAN.data:
+
+    include: "workflow/rules/data.smk"
+    include: "workflow/rules/train.smk"
+
+
+if PLAN.comm:
+
+    include: "workflow/rules/comm.smk"
+
+
+if PLAN.scale:
+
+    include: "workflow/rules/scale.smk"
+
+
+include: "workflow/rules/report.smk"

@@ -1,0 +1,1 @@
+"""From the archives, as they are distributed, to shards and batches."""

@@ -1,0 +1,149 @@
+"""The plan's run blocks: one training run each."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from fourminutes.plan.base import PlanModel
+
+ModelName = Literal["alexnet_bn", "resnet50", "resnet_small"]
+ParameterKind = Literal["bias", "norm"]
+
+
+class ModelPlan(PlanModel):
+    """The network."""
+
+    name: ModelName = Field("resnet50", description="architecture")
+    width: float = Field(
+        1.0, gt=0, le=4, description="factor on the number of channels of every layer; 1 is the paper's"
+    )
+    image_px: int = Field(224, ge=16, le=512, description="side of the square input, in pixels")
+
+
+class OptimizerPlan(PlanModel):
+    """The update rule; the equations are in `fourminutes.optim`."""
+
+    kind: Literal["lars", "sgd"] = Field("lars", description="layer-wise adaptive rates, or plain momentum SGD")
+    variant: Literal["paper", "mlperf"] = Field(
+        "paper", description="LARS: rate inside the momentum (paper), or corrected so that it acts outside (mlperf)"
+    )
+    trust_coefficient: float = Field(0.001, gt=0, description="LARS: factor eta of the trust ratio")
+    epsilon: float = Field(1e-9, ge=0, description="LARS: added to the trust ratio's denominator")
+    decay_in_denominator: bool = Field(True, description="LARS: whether decay times weight norm is in the denominator")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum factor")
+    nesterov: bool = Field(False, description="SGD: Nesterov's form of the momentum")
+    weight_decay: float = Field(5e-5, ge=0, description="L2 decay added to the gradient")
+    no_decay: tuple[ParameterKind, ...] = Field(
+        ("bias", "norm"), description="kinds of parameters that are not decayed"
+    )
+    no_adaptation: tuple[ParameterKind, ...] = Field(
+        ("bias", "norm"), description="LARS: kinds of parameters whose trust ratio is 1"
+    )
+
+
+class SchedulePlan(PlanModel):
+    """The learning rate over the epochs."""
+
+    base_rate: float = Field(0.1, gt=0, description="rate at the end of the warm-up")
+    warmup_epochs: float = Field(0, ge=0, description="length of the linear warm-up, in epochs")
+    warmup_rate: float = Field(0, ge=0, description="rate at which the warm-up starts")
+    decay: Literal["polynomial", "cosine", "constant"] = Field("polynomial", description="form after the warm-up")
+    power: float = Field(2, gt=0, description="exponent of the polynomial")
+    end_rate: float = Field(0, ge=0, description="rate at the end of the last epoch")
+
+
+class BatchPlan(PlanModel):
+    """The batch; what the devices can't hold at once is accumulated over micro-batches."""
+
+    global_batch: int = Field(256, ge=1, description="images a step, over all processes")
+    per_device: int = Field(
+        32, ge=2, description="images a forward pass on one device; batch norm's statistics are over these"
+    )
+
+
+class ReducePlan(PlanModel):
+    """How gradients are averaged over the processes."""
+
+    algorithm: Literal["ring", "hierarchical"] = Field(
+        "ring",
+        description="ring: the library's flat all-reduce; hierarchical: reduce, all-reduce among masters, broadcast",
+    )
+    group_ranks: int | None = Field(None, ge=1, description="processes a group; null groups by host")
+    wire: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="number format of gradients on the wire")
+    bucket_mib: float = Field(25, gt=0, description="size up to which gradients are fused, in MiB of fp32")
+
+
+class LoaderPlan(PlanModel):
+    """Reading, decoding and augmenting."""
+
+    threads: int = Field(2, ge=1, description="decoding threads a process")
+    prefetch_batches: int = Field(2, ge=1, description="batches prepared ahead of use")
+    shuffle_window_images: int = Field(4096, ge=1, description="size of the buffer that samples are drawn from")
+    chunk_images: int = Field(
+        64, ge=1, description="images read in a row from one shard; smaller mixes better and opens more files"
+    )
+    min_area_percent: float = Field(
+        8, gt=0, le=100, description="least share of the image's area that a training crop covers, in percent"
+    )
+    flip: bool = Field(True, description="mirror half of the training images")
+
+
+class CheckpointPlan(PlanModel):
+    """What is kept to go on from after an interruption."""
+
+    every_steps: int = Field(200, ge=1, description="optimizer steps between two checkpoints")
+    keep: int = Field(2, ge=1, description="number of newest checkpoints that are kept")
+
+
+class RunPlan(PlanModel):
+    """One training run, complete."""
+
+    description: str = Field("", description="one sentence for the report")
+    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
+    epochs: int = Field(90, ge=1, description="passes over the training set")
+    processes: int = Field(1, ge=1, description="processes in all, one a device")
+    processes_per_node: int | None = Field(
+        None, ge=1, description="processes on each node; null puts all of them on one"
+    )
+    threads: int = Field(1, ge=1, description="CPU threads a process, for computing")
+    label_smoothing: float = Field(0, ge=0, lt=1, description="share of the target spread over all classes")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="fp32 throughout, or bf16 autocast with fp32 weights"
+    )
+    model: ModelPlan = Field(default_factory=ModelPlan, description="network")
+    optimizer: OptimizerPlan = Field(default_factory=OptimizerPlan, description="update rule")
+    schedule: SchedulePlan = Field(default_factory=SchedulePlan, description="learning rate")
+    batch: BatchPlan = Field(default_factory=BatchPlan, description="batch")
+    reduce: ReducePlan = Field(default_factory=ReducePlan, description="averaging of gradients")
+    loader: LoaderPlan = Field(default_factory=LoaderPlan, description="input")
+    checkpoint: CheckpointPlan = Field(default_factory=CheckpointPlan, description="checkpoints")
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes the run takes."""
+        return self.processes // (self.processes_per_node or self.processes)
+
+    @property
+    def micro_batches(self) -> int:
+        """Forward passes a process makes before each optimizer step."""
+        return self.batch.global_batch // (self.batch.per_device * self.processes)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        at_once = self.batch.per_device * self.processes
+        if self.batch.global_batch % at_once:
+            raise ValueError(
+                f"batch.global_batch {self.batch.global_batch} is no multiple of "
+                f"batch.per_device x processes = {self.batch.per_device} x {self.processes} = {at_once}"
+            )
+        if self.processes_per_node and self.processes % self.processes_per_node:
+            raise ValueError(
+                f"processes {self.processes} is no multiple of processes_per_node {self.processes_per_node}"
+            )
+        if self.schedule.warmup_epochs >= self.epochs and self.schedule.warmup_epochs > 0:
+            raise ValueError(
+                f"schedule.warmup_epochs {self.schedule.warmup_epochs} leaves none of {self.epochs} epochs"
+            )
+        return self

@@ -1,0 +1,31 @@
+"""What the steps of the flow leave behind: typed, JSON, with provenance. Imports neither torch nor DALI."""
+
+from fourminutes.record.base import Record, read_record, write_record
+from fourminutes.record.dataset import ImageNote, Manifest, ShardEntry, ShardRecord, SplitSummary
+from fourminutes.record.measure import CollectiveTiming, CommRecord, LinkFit, Prediction, ScaleRecord
+from fourminutes.record.provenance import Provenance, provenance, utc_now
+from fourminutes.record.run import Epoch, Placement, RunRecord, Session, StepTimes
+
+__all__ = [
+    "CollectiveTiming",
+    "CommRecord",
+    "Epoch",
+    "ImageNote",
+    "LinkFit",
+    "Manifest",
+    "Placement",
+    "Prediction",
+    "Provenance",
+    "Record",
+    "RunRecord",
+    "ScaleRecord",
+    "Session",
+    "ShardEntry",
+    "ShardRecord",
+    "SplitSummary",
+    "StepTimes",
+    "provenance",
+    "read_record",
+    "utc_now",
+    "write_record",
+]

@@ -1,0 +1,68 @@
+"""Records of measured collectives and of predictions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fourminutes.plan import CommBenchPlan, ScalePlan
+from fourminutes.record.base import Record
+from fourminutes.record.provenance import Provenance
+from fourminutes.record.run import Placement
+
+
+class CollectiveTiming(Record):
+    """One algorithm at one size; a call's time is that of its slowest rank."""
+
+    algorithm: str
+    group_ranks: int = Field(description="processes a group; the world size for a flat algorithm")
+    message_bytes: int
+    repeats: int
+    median_s: float
+    lower_quartile_s: float
+    upper_quartile_s: float
+    bus_gbyte_s: float = Field(description="2(P-1)/P x bytes / median, in 10^9 bytes/s, as nccl-tests defines it")
+
+
+class LinkFit(Record):
+    """t = steps x alpha + bytes moved / bandwidth, fitted to one algorithm's medians."""
+
+    algorithm: str
+    alpha_s: float = Field(description="latency of one step")
+    bandwidth_byte_s: float
+
+
+class CommRecord(Record):
+    """Measured collectives."""
+
+    kind: Literal["comm"] = "comm"
+    plan: str
+    settings: CommBenchPlan
+    placement: Placement
+    provenance: Provenance
+    timings: tuple[CollectiveTiming, ...]
+    fits: tuple[LinkFit, ...]
+
+
+class Prediction(Record):
+    """One run at another number of processes, the batch of each process kept (weak scaling)."""
+
+    run: str
+    algorithm: str
+    processes: int
+    step_s: float
+    exposed_reduce_s: float
+    images_per_s: float
+    efficiency_percent: float = Field(description="against one process")
+
+
+class ScaleRecord(Record):
+    """Predictions from measured runs and collectives."""
+
+    kind: Literal["scale"] = "scale"
+    plan: str
+    settings: ScalePlan
+    provenance: Provenance
+    assumptions: tuple[str, ...] = Field(description="one sentence each, for the report")
+    predictions: tuple[Prediction, ...]

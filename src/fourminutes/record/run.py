@@ -1,0 +1,90 @@
+"""The record of a training run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fourminutes.plan import RunPlan
+from fourminutes.record.base import Record
+from fourminutes.record.provenance import Provenance
+
+
+class Placement(Record):
+    """Where the processes ran."""
+
+    launcher: str = Field(description="slurm, torchrun or alone")
+    hosts: tuple[str, ...] = Field(description="host of every rank, in rank order")
+    device: str = Field(description="what each process computed on")
+    backend: str | None = Field(description="library of the collectives; null for one process")
+
+
+class StepTimes(Record):
+    """Where an epoch's time went on rank 0, in seconds; the parts add up to `total_s`."""
+
+    total_s: float
+    input_wait_s: float = Field(description="waiting for the loader")
+    compute_s: float = Field(description="forward and backward, with what communication they hide")
+    exposed_reduce_s: float = Field(description="waiting for gradients after the backward pass")
+    optimizer_s: float
+    evaluation_s: float
+    checkpoint_s: float
+    other_s: float
+
+
+class Epoch(Record):
+    """One pass over the training set, and the evaluation after it."""
+
+    epoch: int = Field(description="1 is the first")
+    steps: int = Field(description="optimizer steps up to the end of this epoch, from the start of the run")
+    train_loss: float
+    train_images: int
+    dropped_images: int = Field(description="remainder that did not fill a global batch")
+    rate: float = Field(description="learning rate of the last step")
+    val_loss: float
+    top1_percent: float
+    top5_percent: float
+    val_images: int = Field(description="evaluated, each exactly once")
+    images_per_s: float = Field(description="training images over the epoch's time without evaluation and checkpoints")
+    times: StepTimes
+
+
+class Session(Record):
+    """One stretch of the run between a start and an end; a run that was interrupted has several."""
+
+    started: str = Field(description="UTC, ISO 8601")
+    from_step: int
+    to_step: int
+    wall_s: float
+    ended: Literal["finished", "interrupted", "running"] = Field(description="running: ended without a word")
+
+
+class RunRecord(Record):
+    """A finished run: all that is needed to repeat it, and what came out."""
+
+    kind: Literal["run"] = "run"
+    plan: str
+    run: str
+    settings: RunPlan = Field(description="every resolved value")
+    settings_hash: str
+    dataset: str
+    dataset_hash: str
+    class_count: int
+    parameters: int = Field(description="number of trained parameters")
+    gradient_tensors: int
+    placement: Placement
+    provenance: Provenance
+    epochs: tuple[Epoch, ...]
+    sessions: tuple[Session, ...]
+    parameter_checksum: str = Field(description="SHA-256 over the final weights, in the order of the state dict")
+
+    @property
+    def final(self) -> Epoch:
+        """The last epoch."""
+        return self.epochs[-1]
+
+    @property
+    def wall_s(self) -> float:
+        """Time over all sessions, in seconds."""
+        return sum(session.wall_s for session in self.sessions)

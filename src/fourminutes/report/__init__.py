@@ -1,0 +1,37 @@
+"""Tables, figures and the page, from records and published numbers alone.
+
+Importing this package is cheap: pandas and matplotlib are loaded when something is drawn. Nothing here needs torch
+or DALI.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fourminutes.plan import Plan
+from fourminutes.report.names import FIGURES, TABLES, figure_names, table_names
+
+__all__ = ["FIGURES", "TABLES", "figure_names", "main_table_text", "make_report", "table_names"]
+
+
+def make_report(plan: Plan) -> Path:
+    """Write the plan's tables, figures and page below `plan.results`; return the page's path.
+
+    Raises:
+        UserError: a record is damaged, or the folder cannot be written.
+    """
+    from fourminutes.report.build import build_report
+
+    return build_report(plan)
+
+
+def main_table_text(plan: Plan) -> str:
+    """The plan's table of runs, aligned for a terminal.
+
+    Raises:
+        UserError: a record is damaged.
+    """
+    from fourminutes.report.evidence import gather
+    from fourminutes.report.tables import runs_table
+
+    return runs_table(gather(plan)).terminal()

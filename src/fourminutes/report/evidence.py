@@ -1,0 +1,131 @@
+"""What a report stands on: the records that a plan has or names, each with the file it came from."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from fourminutes.plan import Plan, RunPlan
+from fourminutes.record import CommRecord, Manifest, Record, RunRecord, ScaleRecord, read_record
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+ILSVRC2012_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Sourced(Generic[AnyRecord]):
+    """A record and its file."""
+
+    path: Path
+    record: AnyRecord
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recorded run as the report shows it."""
+
+    label: str
+    path: Path
+    record: RunRecord
+    outdated: bool
+    repeats: int
+
+    @property
+    def images_per_s(self) -> float:
+        """Training images over training time of the whole run, evaluation and checkpoints left out."""
+        seconds = sum(epoch.train_images / epoch.images_per_s for epoch in self.record.epochs)
+        return sum(epoch.train_images for epoch in self.record.epochs) / seconds
+
+    def seconds(self, part: str) -> float:
+        """Time that went to `part`, a field of `StepTimes`, over all epochs."""
+        return sum(float(getattr(epoch.times, part)) for epoch in self.record.epochs)
+
+    def percent(self, part: str) -> float:
+        """Share of `part` in the run's time, in percent."""
+        return 100 * self.seconds(part) / self.seconds("total_s")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All records that a report draws from; `missing` names the plan's runs that have none."""
+
+    plan: Plan
+    runs: tuple[Run, ...]
+    missing: tuple[str, ...]
+    comms: tuple[Sourced[CommRecord], ...]
+    scale: Sourced[ScaleRecord] | None
+    manifest: Sourced[Manifest] | None
+
+    @property
+    def best(self) -> Run | None:
+        """The run with the highest final top-1 accuracy."""
+        return max(self.runs, key=lambda run: run.record.final.top1_percent, default=None)
+
+
+def gather(plan: Plan) -> Evidence:
+    """Read every record that `plan` has or names; one that is not there is left out.
+
+    Raises:
+        UserError: a record is damaged or of another kind.
+    """
+    own = [plan.run_record(name) for name in plan.runs]
+    return Evidence(
+        plan=plan,
+        runs=_runs(plan, _existing([*own, *_matching(plan.report.records)])),
+        missing=tuple(name for name in plan.runs if not plan.run_record(name).is_file()),
+        comms=tuple(
+            Sourced(path, read_record(path, CommRecord))
+            for path in _existing([plan.comm_record, *_matching(plan.report.comm_records)])
+        ),
+        scale=_optional(plan.scale_record, ScaleRecord),
+        manifest=_optional(plan.manifest, Manifest),
+    )
+
+
+def _optional(path: Path, kind: type[AnyRecord]) -> Sourced[AnyRecord] | None:
+    return Sourced(path, read_record(path, kind)) if path.is_file() else None
+
+
+def _matching(patterns: tuple[str, ...]) -> list[Path]:
+    return sorted({Path(name) for pattern in patterns for name in glob.glob(pattern, recursive=True)})
+
+
+def _existing(paths: list[Path]) -> list[Path]:
+    """The files among `paths`, each once however it is spelled."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_file():
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _runs(plan: Plan, paths: list[Path]) -> tuple[Run, ...]:
+    records = [read_record(path, RunRecord) for path in paths]
+    several_plans = len({record.plan for record in records}) > 1
+    recipes = [_recipe(record) for record in records]
+    return tuple(
+        Run(
+            label=f"{record.plan}/{record.run}" if several_plans else record.run,
+            path=path,
+            record=record,
+            outdated=_is_outdated(plan, path, record),
+            repeats=recipes.count(recipe),
+        )
+        for path, record, recipe in zip(paths, records, recipes, strict=True)
+    )
+
+
+def _recipe(record: RunRecord) -> tuple[str, RunPlan]:
+    """What repeats of a run have in common: the data and all settings but the seed."""
+    return record.dataset_hash, record.settings.model_copy(update={"seed": 0, "description": ""})
+
+
+def _is_outdated(plan: Plan, path: Path, record: RunRecord) -> bool:
+    """Whether the plan asks for something else by now than the record shows."""
+    if record.run not in plan.runs or path != plan.run_record(record.run):
+        return False
+    now = plan.runs[record.run].model_copy(update={"description": record.settings.description})
+    return now != record.settings

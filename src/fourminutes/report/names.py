@@ -1,0 +1,53 @@
+"""What the report of a plan consists of, by name; light enough for the workflow to ask before anything is drawn."""
+
+from __future__ import annotations
+
+from fourminutes.plan import Plan
+
+TABLE_FORMATS = ("csv", "md", "tex")
+FIGURE_FORMATS = ("svg", "pdf", "png")
+
+#: Tables in the order of the page, each with its caption.
+TABLES = {
+    "runs": "The recorded training runs: what was trained, how well, how fast, and how long it waited for its input.",
+    "results": "The paper's results beside the recorded runs; only runs on ImageNet itself are comparable.",
+    "ablations": "The paper's techniques one after the other, with the recorded run that matches each, where there is one.",
+    "systems": "ImageNet trainings compared in the paper and after it, up to MLPerf v4.0.",
+    "allreduce": "The measured all-reduce by message size and algorithm: median, quartiles and bus bandwidth.",
+    "steps": "Transfers one after another in a ring and in the hierarchical all-reduce.",
+    "scaling": "Predicted efficiency by number of processes, the batch of each process kept.",
+    "data": "The data set as sharded: images by split, converted and refused ones, and the hash that identifies it all.",
+}
+
+#: Figures in the order of the page, each with its caption.
+FIGURES = {
+    "accuracy": "Top-1 accuracy of every run over its epochs and over training time.",
+    "time-split": "Where a run's time goes; hatched parts are waiting.",
+    "allreduce": "Time and bus bandwidth of the measured all-reduce by message size; bands span the quartiles.",
+    "scaling": "Efficiency by number of processes: measured, predicted, and published for the paper's cluster.",
+    "scalability": "The paper's scalability figure redrawn; which network, batch and precision it shows is not stated.",
+    "systems": "Training time of ImageNet systems by number of accelerators; hollow where a number is unconfirmed.",
+}
+
+
+def table_names(plan: Plan) -> tuple[str, ...]:
+    """The tables that `make_report` writes for `plan`, in the order of the page."""
+    return tuple(name for name in TABLES if _applies(name, plan))
+
+
+def figure_names(plan: Plan) -> tuple[str, ...]:
+    """The figures that `make_report` writes for `plan`, in the order of the page."""
+    return tuple(name for name in FIGURES if name == "scaling" or _applies(name, plan))
+
+
+def _applies(name: str, plan: Plan) -> bool:
+    """Whether the plan can ever have what the table or figure shows."""
+    if name in ("runs", "accuracy", "time-split"):
+        return bool(plan.runs or plan.report.records)
+    if name == "allreduce":
+        return bool(plan.comm or plan.report.comm_records)
+    if name == "scaling":
+        return plan.scale is not None
+    if name == "data":
+        return plan.data is not None
+    return True

@@ -1,0 +1,204 @@
+"""The numbers that others published, each with its certainty and source (`published.yaml` beside this file)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_FILE = Path(__file__).with_name("published.yaml")
+
+
+class Certainty(StrEnum):
+    """How sure a published number is."""
+
+    CONFIRMED = "confirmed"
+    DERIVED = "derived"
+    UNCONFIRMED = "unconfirmed"
+
+
+class _Form(BaseModel):
+    """Unknown keys, unknown certainties and texts in place of numbers are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Fact(_Form):
+    """One published number; its unit is in the name of the field that holds it."""
+
+    value: float = Field(strict=True)
+    certainty: Certainty
+    source: str = Field(description="key into the table of sources")
+
+
+class Source(_Form):
+    """Where a number was read."""
+
+    title: str
+    where: str = Field(description="address or repository")
+
+
+class _Row(_Form):
+    """A row whose certainty and source hold for every plain number in it."""
+
+    certainty: Certainty
+    source: str
+    note: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread(cls, row: Any) -> Any:
+        if not isinstance(row, dict):
+            return row
+        own = {key: row[key] for key in ("certainty", "source") if key in row}
+        return {key: _as_fact(value, own) if key in _fact_fields(cls) else value for key, value in row.items()}
+
+    def facts(self) -> tuple[Fact, ...]:
+        """Every number of the row."""
+        return tuple(value for name in type(self).model_fields if isinstance(value := getattr(self, name), Fact))
+
+
+def _fact_fields(row: type[BaseModel]) -> set[str]:
+    return {name for name, field in row.model_fields.items() if field.annotation in (Fact, Fact | None)}
+
+
+def _as_fact(value: Any, own: dict[str, Any]) -> Any:
+    return value if value is None or isinstance(value, dict) else {"value": value, **own}
+
+
+class Headline(_Row):
+    """A result that the paper is known for."""
+
+    model: str
+    batch: int = Field(description="images a step")
+    epochs: int | None = None
+    accelerator: str | None = None
+    accelerators: int | None = None
+    minutes: Fact | None = None
+    top1_percent: Fact | None = None
+    images_per_s: Fact | None = None
+
+
+class Speedup(_Row):
+    """Training faster than with the library's all-reduce alone."""
+
+    model: str
+    accelerators: int
+    factor: Fact
+
+
+class Match(_Form):
+    """Which of the user's runs does what an ablation row describes; the batch is the row's."""
+
+    model: str
+    optimizer: str
+    no_decay: bool = Field(description="whether bias and batch norm are spared the weight decay")
+
+
+class Ablation(_Row):
+    """One technique, on or off."""
+
+    model: str
+    change: str
+    quantity: Literal["top-1", "rate"]
+    unit: str
+    value: Fact
+    batch: int | None = None
+    epochs: int | None = None
+    match: Match | None = None
+
+
+class Curve(_Form):
+    """One line of the scalability figure."""
+
+    name: str
+    images_per_s: tuple[float, ...]
+
+
+class Scalability(_Form):
+    """The paper's scalability figure, read off its pixels; network, batch and precision are not stated there."""
+
+    certainty: Certainty
+    source: str
+    accelerators: tuple[int, ...]
+    reading_error_images_per_s: float
+    curves: tuple[Curve, ...] = Field(min_length=2, description="the ideal first")
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if any(len(curve.images_per_s) != len(self.accelerators) for curve in self.curves):
+            raise ValueError("every curve needs one value per number of accelerators")
+        return self
+
+
+class Efficiency(_Row):
+    """Throughput against that of as many single devices."""
+
+    model: str
+    accelerators: int
+    percent: Fact
+
+
+class StepCount(_Row):
+    """Transfers one after another in an all-reduce."""
+
+    accelerators: int
+    group: int
+    ring: Fact
+    hierarchical: Fact
+
+
+class System(_Row):
+    """Someone's ImageNet training."""
+
+    who: str
+    model: str
+    batch: str = Field(description="as the source writes it")
+    hardware: str
+    group: Literal["compared", "paper", "after", "mlperf"]
+    year: int | None = None
+    accelerators: Fact | None = None
+    minutes: Fact | None = None
+    top1_percent: Fact | None = None
+
+
+class Published(_Form):
+    """Everything that the tables and figures need from others."""
+
+    sources: dict[str, Source]
+    headline: tuple[Headline, ...]
+    speedups: tuple[Speedup, ...]
+    ablations: tuple[Ablation, ...]
+    scalability: Scalability
+    efficiencies: tuple[Efficiency, ...]
+    steps: tuple[StepCount, ...]
+    systems: tuple[System, ...]
+
+    def rows(self) -> tuple[_Row, ...]:
+        """All rows of all tables."""
+        return (
+            *self.headline,
+            *self.speedups,
+            *self.ablations,
+            *self.efficiencies,
+            *self.steps,
+            *self.systems,
+        )
+
+    @model_validator(mode="after")
+    def _known_sources(self) -> Self:
+        named = {row.source for row in self.rows()} | {self.scalability.source}
+        named |= {fact.source for row in self.rows() for fact in row.facts()}
+        if unknown := named - self.sources.keys():
+            raise ValueError(f"unknown sources: {', '.join(sorted(unknown))}")
+        return self
+
+
+@cache
+def published() -> Published:
+    """The published numbers, read and checked once."""
+    return Published.model_validate(yaml.safe_load(_FILE.read_text(encoding="utf-8")))

@@ -1,0 +1,138 @@
+"""Checkpoints: one folder a step, one file a rank and one for all, valid only when every file is there and unharmed.
+
+::
+
+    step-00000400/shared.pt         weights, optimizer, what was recorded so far
+    step-00000400/rank-00001.pt     what only this rank has: loader position, random states, batch norm's statistics
+    step-00000400/complete.json     SHA-256 of every file above; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fourminutes.errors import UserError
+from fourminutes.files import write_text, written_aside
+from fourminutes.train.ranks import Ranks
+
+State = dict[str, Any]
+MARKER = "complete.json"
+SHARED = "shared.pt"
+FINAL = "final.pt"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint as read: the part for all ranks, and this rank's own."""
+
+    shared: State
+    own: State
+
+
+def save(folder: Path, step: int, *, shared: State, own: State, ranks: Ranks, keep: int) -> None:
+    """Write every rank's part of the checkpoint of `step`, and drop all but the newest `keep`.
+
+    To be called by all ranks; `shared` is taken from rank 0.
+
+    Raises:
+        UserError: a rank cannot write; raised on all ranks, and the checkpoints before are untouched.
+    """
+    home = folder / f"step-{step:08d}"
+    written = [_written(home / rank_file(ranks.rank), own)]
+    if ranks.is_first:
+        written.append(_written(home / SHARED, shared))
+    digests = dict(_unless_failed(file) for files in ranks.gather(written) for file in files)
+    if ranks.is_first:
+        write_text(home / MARKER, json.dumps(digests, indent=1) + "\n")
+        _drop_older(folder, keep)
+
+
+def load_newest(folder: Path, ranks: Ranks) -> Saved | None:
+    """The newest checkpoint that is whole on every rank; None where there is none.
+
+    A damaged one is passed over with a line on stderr.
+    """
+    for home in ranks.first(complete_checkpoints(folder)):
+        saved = _read(home, ranks.rank)
+        if all(ranks.gather(saved is not None)):
+            return saved
+        if ranks.is_first:
+            print(f"fourminutes: {home}: is damaged; looking for the checkpoint before it", file=sys.stderr)
+            (home / MARKER).unlink(missing_ok=True)
+    return None
+
+
+def save_final(folder: Path, weights: State) -> None:
+    """Keep the final weights alone, as a state dict, and drop all checkpoints."""
+    _written_or_raise(folder / FINAL, weights)
+    _drop_older(folder, keep=0)
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The folders of all complete checkpoints, newest first."""
+    return sorted((marker.parent for marker in folder.glob(f"step-*/{MARKER}")), reverse=True)
+
+
+def rank_file(rank: int) -> str:
+    """The name of a rank's own part."""
+    return f"rank-{rank:05d}.pt"
+
+
+def _written(path: Path, state: State) -> tuple[str, str] | UserError:
+    """Write, and return the file's name and SHA-256; a failure is returned, so that all ranks can hear of it."""
+    try:
+        return path.name, _written_or_raise(path, state)
+    except UserError as error:
+        return error
+
+
+def _unless_failed(file: tuple[str, str] | UserError) -> tuple[str, str]:
+    if isinstance(file, UserError):
+        raise file
+    return file
+
+
+def _written_or_raise(path: Path, state: State) -> str:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    with written_aside(path) as file:
+        file.write(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read(home: Path, rank: int) -> Saved | None:
+    """This rank's view of a checkpoint; None where a file is missing or not as it was written."""
+    try:
+        expected = json.loads((home / MARKER).read_text())
+        parts = [_read_verified(home / name, expected[name]) for name in (SHARED, rank_file(rank))]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Saved(*parts)
+
+
+def _read_verified(path: Path, sha256: str) -> State:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{path}: is damaged")
+    state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state
+
+
+def _drop_older(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` complete checkpoints, and whatever is older than those."""
+    kept = complete_checkpoints(folder)[:keep]
+    oldest_kept = kept[-1].name if kept else None
+    for home in folder.glob("step-*"):
+        if oldest_kept is None or home.name < oldest_kept:
+            (home / MARKER).unlink(missing_ok=True)
+            shutil.rmtree(home, ignore_errors=True)

@@ -1,0 +1,75 @@
+"""Stopping together: what one rank notices, all act on after the same step."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fourminutes.train.ranks import Ranks
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Notice(IntEnum):
+    """What a rank has to say after a step; the gravest one counts."""
+
+    NONE = 0
+    STOP = 1
+    DIVERGED = 2
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Take SIGTERM, SIGINT and SIGUSR1 as the wish to stop; gives a function that says whether one has come."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class NoticeBoard:
+    """Agrees on the gravest notice of any rank.
+
+    With several ranks the answer is that of the step before: the exchange runs behind a step's computing, where it
+    costs nothing, and every rank still hears the same after the same step.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._flag = torch.zeros(1, dtype=torch.int32)
+        self._work: dist.Work | None = None
+
+    def exchange(self, notice: Notice) -> Notice:
+        """Post this step's `notice`; returns the gravest one that is known to all ranks."""
+        if self._ranks.group is None:
+            return notice
+        heard = self.settle()
+        self._flag = torch.tensor([notice], dtype=torch.int32)
+        self._work = _start_max(self._flag, self._ranks.group)
+        return heard
+
+    def settle(self) -> Notice:
+        """Wait for the exchange under way; returns what it brought."""
+        if self._work is None:
+            return Notice.NONE
+        self._work.wait()
+        self._work = None
+        return Notice(int(self._flag))
+
+
+def _start_max(flag: Tensor, group: dist.ProcessGroup) -> dist.Work | None:
+    return dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=group, async_op=True)

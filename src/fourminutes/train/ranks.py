@@ -1,0 +1,73 @@
+"""What the ranks tell one another beside gradients: small things, on the CPU, over gloo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fourminutes.comm.launch import Launch
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run.
+
+    The group is one of its own, so that what is said here never mixes with the order of the gradients' collectives,
+    and never waits for a GPU. One process has no group, and every method then answers from itself.
+    """
+
+    rank: int
+    world_size: int
+    group: dist.ProcessGroup | None
+
+    @classmethod
+    def of(cls, launch: Launch) -> Ranks:
+        """The ranks of an initialised launch."""
+        group = dist.new_group(backend="gloo") if launch.world_size > 1 else None
+        return cls(launch.rank, launch.world_size, group)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which writes and speaks for all."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all ranks of `values` (any shape and dtype), on the CPU, the same bits on every rank."""
+        total = values.detach().cpu().clone()
+        if self.group is not None:
+            dist.all_reduce(total, group=self.group)
+        return total
+
+    def gather(self, value: Value) -> list[Value]:
+        """Every rank's value, in rank order, on every rank."""
+        if self.group is None:
+            return [value]
+        values: list[Value] = [value] * self.world_size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def first(self, value: Value) -> Value:
+        """Rank 0's value, on every rank."""
+        if self.group is None:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.group)
+        return values[0]
+
+    @torch.no_grad()
+    def average_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each floating-point tensor by its mean over all ranks."""
+        floating = [tensor for tensor in tensors if tensor.is_floating_point()]
+        if self.group is None or not floating:
+            return
+        flat = torch.cat([tensor.flatten().double() for tensor in floating])
+        mean = self.sum(flat) / self.world_size
+        for tensor, part in zip(floating, mean.split([tensor.numel() for tensor in floating]), strict=True):
+            tensor.copy_(part.view_as(tensor))

@@ -1,0 +1,84 @@
+"""From ImageNet's archives to shards and their manifest."""
+
+from fourminutes.plan import SyntheticSource
+
+SOURCE = str(PLAN.data.source_folder)
+ARCHIVES = (
+    multiext(f"{SOURCE}/ILSVRC2012_", "img_train.tar", "img_val.tar", "devkit_t12.tar.gz")
+    if isinstance(PLAN.data.source, SyntheticSource)
+    else []
+)
+
+
+if ARCHIVES:
+
+    rule synthesize:
+        output:
+            ARCHIVES,
+        log:
+            f"{LOGS}/synthesize.log",
+        params:
+            options=" ".join(
+                f"--{key.replace('_', '-')} {value}"
+                for key, value in PLAN.data.source.model_dump(exclude={"kind"}).items()
+            ),
+        threads: workflow.cores
+        shell:
+            "fourminutes data synthesize {SOURCE} {params.options} 2> >(tee {log} >&2)"
+
+
+# A given source is no input: the index names what is missing from it better than a missing-input error would, and the
+# workflow can be planned on a machine that does not hold it.
+rule index:
+    input:
+        ancient(ARCHIVES),
+    output:
+        f"{DATA_FOLDER}/index.parquet",
+    log:
+        f"{LOGS}/index.log",
+    params:
+        source=SOURCE,
+        workers=f"--workers {PLAN.data.index_workers}" if PLAN.data.index_workers else "",
+    threads: 2
+    shell:
+        "fourminutes data index {params.source} --out {output} {params.workers} 2> >(tee {log} >&2)"
+
+
+rule shard:
+    input:
+        index=ancient(rules.index.output),
+    output:
+        multiext(f"{DATA_FOLDER}/{{split}}-{{shard}}-of-{{of}}", ".tar", ".idx", ".json"),
+    log:
+        f"{LOGS}/shard/{{split}}-{{shard}}-of-{{of}}.log",
+    wildcard_constraints:
+        split="|".join(SPLITS),
+        shard=r"\d{5}",
+        of=r"\d{5}",
+    params:
+        options=" ".join(
+            f"--{key.removesuffix('_px').replace('_', '-')} {value}"
+            for key, value in PLAN.data.recipe.model_dump().items()
+            if value is not None
+        ),
+    group:
+        "shard"
+    resources:
+        mem_mb=1024,
+    shell:
+        "fourminutes data shard {input.index} --split {wildcards.split} --shard {wildcards.shard} --of {wildcards.of}"
+        " --out {DATA_FOLDER} {params.options} 2> >(tee {log} >&2)"
+
+
+rule manifest:
+    input:
+        ancient(rules.index.output),
+        ancient(SHARDS),
+    output:
+        MANIFEST,
+    log:
+        f"{LOGS}/manifest.log",
+    params:
+        expect=f"--expect {PLAN.data.expect}" if PLAN.data.expect else "",
+    shell:
+        "fourminutes data manifest {DATA_FOLDER} --out {output} {params.expect} 2> >(tee {log} >&2)"
