@@ -200,6 +200,22 @@ def train(plan: PlanOption, run: Annotated[str, typer.Option(help="name of the r
     train_run(load_plan(plan), run)
 
 
+@app.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="Example: fourminutes launch --processes 2 -- fourminutes train --plan config/plans/demo.yaml --run NAME",
+)
+def launch(
+    command: Annotated[list[str], typer.Argument(help="command that each process runs")],
+    processes: Annotated[int, typer.Option(help="processes in all, one a device", min=1)],
+    per_node: Annotated[int | None, typer.Option(help="processes on each node; default all of them", min=1)] = None,
+    threads: Annotated[int, typer.Option(help="CPU cores of each process", min=1)] = 1,
+) -> None:
+    """Start a command as several processes: in a Slurm job on its nodes, elsewhere on this machine."""
+    from fourminutes.comm.start import start
+
+    start(command, processes=processes, per_node=per_node or processes, threads=threads)
+
+
 @comm_app.command(
     epilog="Example: torchrun --standalone --nproc-per-node 4 --no-python fourminutes comm bench --out comm.json"
 )

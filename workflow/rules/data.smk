@@ -4,7 +4,9 @@ from fourminutes.plan import SyntheticSource
 
 SOURCE = str(PLAN.data.source_folder)
 ARCHIVES = (
-    multiext(f"{SOURCE}/ILSVRC2012_", "img_train.tar", "img_val.tar", "devkit_t12.tar.gz")
+    multiext(
+        f"{SOURCE}/ILSVRC2012_", "img_train.tar", "img_val.tar", "devkit_t12.tar.gz"
+    )
     if isinstance(PLAN.data.source, SyntheticSource)
     else []
 )
@@ -17,14 +19,15 @@ if ARCHIVES:
             ARCHIVES,
         log:
             f"{LOGS}/synthesize.log",
+        threads: workflow.cores
         params:
+            folder=lambda wildcards, output: os.path.dirname(output[0]),
             options=" ".join(
                 f"--{key.replace('_', '-')} {value}"
                 for key, value in PLAN.data.source.model_dump(exclude={"kind"}).items()
             ),
-        threads: workflow.cores
         shell:
-            "fourminutes data synthesize {SOURCE} {params.options} 2> >(tee {log} >&2)"
+            "fourminutes data synthesize {params.folder} {params.options} 2> >(tee {log} >&2)"
 
 
 # A given source is no input: the index names what is missing from it better than a missing-input error would, and the
@@ -36,10 +39,12 @@ rule index:
         f"{DATA_FOLDER}/index.parquet",
     log:
         f"{LOGS}/index.log",
-    params:
-        source=SOURCE,
-        workers=f"--workers {PLAN.data.index_workers}" if PLAN.data.index_workers else "",
     threads: 2
+    params:
+        source=lambda wildcards: SOURCE,
+        workers=(
+            f"--workers {PLAN.data.index_workers}" if PLAN.data.index_workers else ""
+        ),
     shell:
         "fourminutes data index {params.source} --out {output} {params.workers} 2> >(tee {log} >&2)"
 
@@ -48,26 +53,29 @@ rule shard:
     input:
         index=ancient(rules.index.output),
     output:
-        multiext(f"{DATA_FOLDER}/{{split}}-{{shard}}-of-{{of}}", ".tar", ".idx", ".json"),
+        multiext(
+            f"{DATA_FOLDER}/{{split}}-{{shard}}-of-{{of}}", ".tar", ".idx", ".json"
+        ),
     log:
         f"{LOGS}/shard/{{split}}-{{shard}}-of-{{of}}.log",
     wildcard_constraints:
         split="|".join(SPLITS),
         shard=r"\d{5}",
         of=r"\d{5}",
+    group:
+        "shard"
+    resources:
+        mem_mb=1024,
     params:
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
         options=" ".join(
             f"--{key.removesuffix('_px').replace('_', '-')} {value}"
             for key, value in PLAN.data.recipe.model_dump().items()
             if value is not None
         ),
-    group:
-        "shard"
-    resources:
-        mem_mb=1024,
     shell:
         "fourminutes data shard {input.index} --split {wildcards.split} --shard {wildcards.shard} --of {wildcards.of}"
-        " --out {DATA_FOLDER} {params.options} 2> >(tee {log} >&2)"
+        " --out {params.folder} {params.options} 2> >(tee {log} >&2)"
 
 
 rule manifest:
@@ -79,6 +87,7 @@ rule manifest:
     log:
         f"{LOGS}/manifest.log",
     params:
+        folder=lambda wildcards, input: os.path.dirname(input[0]),
         expect=f"--expect {PLAN.data.expect}" if PLAN.data.expect else "",
     shell:
-        "fourminutes data manifest {DATA_FOLDER} --out {output} {params.expect} 2> >(tee {log} >&2)"
+        "fourminutes data manifest {params.folder} --out {output} {params.expect} 2> >(tee {log} >&2)"

@@ -11,14 +11,24 @@ rule train_run:
         f"{LOGS}/train/{{run}}.log",
     wildcard_constraints:
         run="|".join(PLAN.runs) or "none",
+    threads: lambda wildcards: PLAN.runs[wildcards.run].per_node * PLAN.runs[wildcards.run].threads
+    resources:
+        nodes=lambda wildcards: placement(PLAN.runs[wildcards.run])["nodes"],
+        mpi=lambda wildcards: placement(PLAN.runs[wildcards.run])["mpi"],
+        tasks=lambda wildcards: placement(PLAN.runs[wildcards.run])["tasks"],
+        tasks_per_node=lambda wildcards: placement(PLAN.runs[wildcards.run])[
+            "tasks_per_node"
+        ],
+        cpus_per_task=lambda wildcards: placement(PLAN.runs[wildcards.run])[
+            "cpus_per_task"
+        ],
     params:
         plan=PLAN_FILE,
         # The run's resolved settings: a changed recipe trains this run again, a changed comment none.
-        settings=lambda wildcards: PLAN.runs[wildcards.run].model_dump_json(exclude={"description"}),
-        placement=lambda wildcards: launch_options(PLAN.runs[wildcards.run]),
-    threads: lambda wildcards: cores_of(PLAN.runs[wildcards.run])
-    resources:
-        nodes=lambda wildcards: PLAN.runs[wildcards.run].nodes,
+        settings=lambda wildcards: PLAN.runs[wildcards.run].model_dump_json(
+            exclude={"description"}
+        ),
+        launch=lambda wildcards: launch_options(PLAN.runs[wildcards.run]),
     shell:
-        "fourminutes launch {params.placement} --"
+        "fourminutes launch {params.launch} --"
         " fourminutes train --plan {params.plan} --run {wildcards.run} 2> >(tee {log} >&2)"

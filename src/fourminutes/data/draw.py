@@ -20,7 +20,7 @@ Field = npt.NDArray[Any]
 
 _COLOURS = ("red", "orange", "yellow", "lime", "green", "teal", "azure", "blue", "violet", "pink")
 _ASPECT_MAX = 1.6
-_COLOUR_SPREAD = 0.07  # of the hue circle; neighbouring colours are 0.1 apart, so they are mistaken now and then
+_COLOUR_SPREAD = 0.05  # of the hue circle; neighbouring colours are 0.1 apart, so they are mistaken now and then
 
 
 def _polar(u: Field, v: Field) -> tuple[Field, Field]:
@@ -30,12 +30,14 @@ def _polar(u: Field, v: Field) -> tuple[Field, Field]:
 def _polygon(u: Field, v: Field, corners: int) -> Field:
     radius, angle = _polar(u, v)
     sector = 2 * math.pi / corners
-    return 0.6 - radius * np.cos((angle % sector) - sector / 2)
+    distance: Field = 0.6 - radius * np.cos((angle % sector) - sector / 2)
+    return distance
 
 
 def _lobes(u: Field, v: Field, lobes: int, depth: float) -> Field:
     radius, angle = _polar(u, v)
-    return 0.62 + depth * np.cos(lobes * angle) - radius
+    distance: Field = 0.62 + depth * np.cos(lobes * angle) - radius
+    return distance
 
 
 def _bars(u: Field, v: Field, reach: float, half_width: float) -> Field:
@@ -101,9 +103,9 @@ def draw(look: Look, side_px: int, rng: np.random.Generator) -> Image.Image:
     x = (np.arange(width, dtype=np.float32)[None, :] - width / 2) / unit
     y = (np.arange(height, dtype=np.float32)[:, None] - height / 2) / unit
     canvas = _background(x, y, rng)
-    for _ in range(rng.integers(3, 7)):
-        _paint(canvas, x, y, _any_look(rng), rng.uniform(0.12, 0.3), rng)
-    _paint(canvas, x, y, look, rng.uniform(0.45, 0.85), rng)
+    for _ in range(rng.integers(1, 4)):
+        _paint(canvas, x, y, _any_look(rng), rng.uniform(0.1, 0.22), rng)
+    _paint(canvas, x, y, look, rng.uniform(0.7, 1.0), rng)
     return _photograph(canvas, x, y, rng)
 
 
@@ -120,7 +122,8 @@ def _any_look(rng: np.random.Generator) -> Look:
 def _rgb(hue: float, saturation: float, value: float) -> Field:
     """HSV, each in [0, 1], to (3,) RGB in [0, 1]."""
     corner = np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
-    return (value * (1 - saturation + saturation * corner)).astype(np.float32)
+    rgb: Field = (value * (1 - saturation + saturation * corner)).astype(np.float32)
+    return rgb
 
 
 def _background(x: Field, y: Field, rng: np.random.Generator) -> Field:
@@ -131,7 +134,8 @@ def _background(x: Field, y: Field, rng: np.random.Generator) -> Field:
         waves += np.sin(frequency * (math.cos(angle) * x + math.sin(angle) * y) + phase) / frequency
     mix = (0.5 + 0.35 * waves)[..., None].clip(0, 1)
     first, second = (_rgb(rng.uniform(), rng.uniform(0, 0.8), rng.uniform(0.15, 0.95)) for _ in range(2))
-    return first * mix + second * (1 - mix)
+    background: Field = first * mix + second * (1 - mix)
+    return background
 
 
 def _paint(canvas: Field, x: Field, y: Field, look: Look, radius: float, rng: np.random.Generator) -> None:
@@ -149,7 +153,7 @@ def _paint(canvas: Field, x: Field, y: Field, look: Look, radius: float, rng: np
 
 def _object_plane(x: Field, y: Field, radius: float, rng: np.random.Generator) -> tuple[Field, Field]:
     """The pixels' places in the object's own frame, moved, turned, scaled and stretched at random."""
-    reach_x, reach_y = (max(0.0, float(plane.max()) - 0.7 * radius) for plane in (x, y))
+    reach_x, reach_y = (max(0.0, float(plane.max()) - 0.8 * radius) for plane in (x, y))
     centre_x, centre_y = rng.uniform(-reach_x, reach_x), rng.uniform(-reach_y, reach_y)
     angle, stretch = rng.uniform(0, 2 * math.pi), math.exp(rng.normal(0, 0.12))
     cos, sin = math.cos(angle) / radius, math.sin(angle) / radius
@@ -166,6 +170,6 @@ def _photograph(canvas: Field, x: Field, y: Field, rng: np.random.Generator) -> 
     light = (1 + tilt_x * x + tilt_y * y)[..., None] * rng.normal(1, 0.06, size=3)
     exposed = (canvas * light).clip(0, 1) ** np.exp(rng.normal(0, 0.25))
     image = Image.fromarray((exposed * 255 + 0.5).astype(np.uint8))
-    sharp = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.012) * min(image.size)))
+    sharp = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.01) * min(image.size)))
     grain = rng.normal(0, rng.uniform(1, 9), size=exposed.shape)
     return Image.fromarray((np.asarray(sharp) + grain).clip(0, 255).astype(np.uint8))

@@ -19,7 +19,10 @@ whole source, `Index`, is JSON under the key ``fourminutes`` of the Parquet sche
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -31,7 +34,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from fourminutes.data.ilsvrc import list_train, list_val
+from fourminutes.data.ilsvrc import Source, find_source, list_train, list_val
 from fourminutes.errors import UserError
 from fourminutes.files import written_aside
 from fourminutes.plan import SPLITS, Split
@@ -39,6 +42,8 @@ from fourminutes.record import Record
 
 _METADATA_KEY = b"fourminutes"
 _ROWS_PER_GROUP = 2**16  # what a reader of a few rows holds in memory at a time: about 5 MB
+_WORKERS_PER_CORE = 4  # they wait for the disk, not for the cores
+_MOST_WORKERS = 64  # more would wait for the interpreter instead
 
 
 class ArchiveStamp(Record):
@@ -61,6 +66,23 @@ class Index(Record):
     archives: dict[str, ArchiveStamp]
     """Every tar that holds images, relative to the source; extracted images are not listed."""
 
+    def refuse_changed(self, folder: Path | None = None) -> None:
+        """Make sure that the archives are those that were indexed, or offsets would point at other bytes.
+
+        Args:
+            folder: where the archives are now; where they were, if None. Of archives that moved only the size is
+                compared, since a copy has a time of its own.
+
+        Raises:
+            UserError: an archive is missing or has changed.
+        """
+        moved = folder is not None and folder.absolute() != self.source
+        for name, stamp in self.archives.items():
+            path = (folder or self.source) / name
+            now = _stamp(path)
+            if now.size != stamp.size or (now.mtime_ns != stamp.mtime_ns and not moved):
+                raise UserError(f"{path}: has changed since it was indexed; index it again")
+
 
 class Image(NamedTuple):
     """One image and the place of its bytes."""
@@ -73,11 +95,97 @@ class Image(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Name of the sample in a WebDataset shard: the file's name without its ending, dots replaced.
+        """Name of the sample in a shard, unique within the split."""
+        return sample_key(self.member)
 
-        WebDataset takes everything before the first dot as the key. Keys are unique within a split.
-        """
-        return self.member.rpartition("/")[2].rpartition(".")[0].replace(".", "_")
+
+def sample_key(member: str) -> str:
+    """The file's name without its ending, further dots replaced: WebDataset takes the key to end at the first dot."""
+    return member.rpartition("/")[2].rpartition(".")[0].replace(".", "_")
+
+
+@dataclass(frozen=True)
+class IndexSummary:
+    """What `build_index` found, for the screen."""
+
+    classes: int
+    train_images: int
+    val_images: int
+    wall_s: float
+
+
+def build_index(source: Path, out: Path, *, workers: int | None = None) -> IndexSummary:
+    """List every image of ImageNet without unpacking a file, and write the index.
+
+    Args:
+        source: folder with the official archives, with what was extracted from them, or with a mixture.
+        out: Parquet file to write, whole or not at all.
+        workers: threads that read headers at the same time; None takes four a core, and at most 64.
+
+    Raises:
+        UserError: a part of the source is missing, damaged or unsafe, parts do not agree, or `out` cannot be written.
+    """
+    start_s = time.monotonic()
+    parts = find_source(source.absolute())
+    threads = workers or min(_MOST_WORKERS, _WORKERS_PER_CORE * len(os.sched_getaffinity(0)))
+    with written_aside(out) as file:
+        index, table = _index_source(parts, threads)
+        file.write(_as_parquet(index, table))
+    return IndexSummary(len(index.classes), index.images["train"], index.images["val"], time.monotonic() - start_s)
+
+
+def _index_source(source: Source, workers: int) -> tuple[Index, pa.Table]:
+    """The index of a source, and its rows in the order of the file."""
+    archives = {path.relative_to(source.folder).as_posix(): _stamp(path) for path in source.archives}
+    listings: dict[Split, pa.Table] = {"val": list_val(source, workers), "train": list_train(source, workers)}
+    classes = pc.unique(listings["train"]["wnid"]).sort()
+    unknown = set(pc.unique(listings["val"]["wnid"]).to_pylist()).difference(classes.to_pylist())
+    if unknown:
+        raise UserError(f"{source.val}: has pictures of {min(unknown)}, which {source.train} does not have")
+    _refuse_equal_keys(listings["train"], source.train)
+    _refuse_equal_keys(listings["val"], source.val)
+    index = Index(
+        source=source.folder,
+        classes=tuple(classes.to_pylist()),
+        images={split: listings[split].num_rows for split in SPLITS},
+        archives=archives,
+    )
+    return index, pa.concat_tables([_rows(split, listings[split], classes) for split in SPLITS])
+
+
+def _rows(split: Split, listing: pa.Table, classes: pa.Array) -> pa.Table:
+    """The columns of the file for one split."""
+    label = pc.index_in(listing["wnid"], classes)
+    return listing.add_column(0, "split", pa.repeat(split, listing.num_rows)).add_column(2, "label", label)
+
+
+def _refuse_equal_keys(listing: pa.Table, where: Path) -> None:
+    """Make sure that no two images would have the same name in the shards."""
+    first: dict[str, str] = {}
+    for chunk in listing["member"].chunks:
+        for member in chunk.to_pylist():
+            other = first.setdefault(sample_key(member), member)
+            if other is not member:  # an equal name of another image counts, too
+                raise UserError(f"{where}: {other} and {member} would both be sample {sample_key(member)}; remove one")
+
+
+def _as_parquet(index: Index, table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table.replace_schema_metadata({_METADATA_KEY: index.model_dump_json()}),
+        sink,
+        row_group_size=_ROWS_PER_GROUP,
+        compression="zstd",
+    )
+    return sink.getvalue()
+
+
+def _stamp(path: Path) -> ArchiveStamp:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; put the archive back or link it there") from error
+    return ArchiveStamp(size=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
 def read_index(path: Path) -> Index:
@@ -154,6 +262,4 @@ def _index_of(file: pq.ParquetFile, path: Path) -> Index:
     try:
         return Index.model_validate_json((file.schema_arrow.metadata or {})[_METADATA_KEY])
     except (KeyError, ValidationError) as error:
-        raise UserError(
-            f"{path}: is no index of this version; make it again with `fourminutes data index`"
-        ) from error
+        raise UserError(f"{path}: is no index of this version; make it again with `fourminutes data index`") from error

@@ -233,7 +233,7 @@ def _write_devkit(file: BinaryIO, synsets: list[_Synset], val_classes: list[int]
         (f"{_DEVKIT}/meta.mat", _meta_mat(synsets)),
     )
     with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as compressed:
-        _write_tar(compressed, ((f"{_DEVKIT}/{name}", content) for name, content in members.items()))
+        _write_tar(compressed, members)
 
 
 def _write_tar(file: BinaryIO | gzip.GzipFile, members: Iterable[tuple[str, bytes]]) -> None:

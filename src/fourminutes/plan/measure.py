@@ -5,13 +5,13 @@ from __future__ import annotations
 from pydantic import Field
 
 from fourminutes.plan.base import PlanModel
+from fourminutes.plan.place import PlacedPlan
 
 
-class CommBenchPlan(PlanModel):
+class CommBenchPlan(PlacedPlan):
     """Measuring the collectives on the machines at hand."""
 
     processes: int = Field(4, ge=2, description="processes in all, one a device")
-    processes_per_node: int | None = Field(None, ge=1, description="processes on each node; null puts all on one")
     group_ranks: int | None = Field(None, ge=1, description="processes a group of the hierarchical form; null: by host")
     sizes_kib: tuple[int, ...] = Field(
         (1, 16, 128, 1024, 8192), min_length=2, description="message sizes, in KiB of fp32"

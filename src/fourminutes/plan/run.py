@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from fourminutes.plan.base import PlanModel
+from fourminutes.plan.place import PlacedPlan
 
 ModelName = Literal["alexnet_bn", "resnet50", "resnet_small"]
 ParameterKind = Literal["bias", "norm"]
@@ -97,17 +98,12 @@ class CheckpointPlan(PlanModel):
     keep: int = Field(2, ge=1, description="number of newest checkpoints that are kept")
 
 
-class RunPlan(PlanModel):
+class RunPlan(PlacedPlan):
     """One training run, complete."""
 
     description: str = Field("", description="one sentence for the report")
     seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
     epochs: int = Field(90, ge=1, description="passes over the training set")
-    processes: int = Field(1, ge=1, description="processes in all, one a device")
-    processes_per_node: int | None = Field(
-        None, ge=1, description="processes on each node; null puts all of them on one"
-    )
-    threads: int = Field(1, ge=1, description="CPU threads a process, for computing")
     label_smoothing: float = Field(0, ge=0, lt=1, description="share of the target spread over all classes")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="fp32 throughout, or bf16 autocast with fp32 weights"
@@ -121,11 +117,6 @@ class RunPlan(PlanModel):
     checkpoint: CheckpointPlan = Field(default_factory=CheckpointPlan, description="checkpoints")
 
     @property
-    def nodes(self) -> int:
-        """How many nodes the run takes."""
-        return self.processes // (self.processes_per_node or self.processes)
-
-    @property
     def micro_batches(self) -> int:
         """Forward passes a process makes before each optimizer step."""
         return self.batch.global_batch // (self.batch.per_device * self.processes)
@@ -137,10 +128,6 @@ class RunPlan(PlanModel):
             raise ValueError(
                 f"batch.global_batch {self.batch.global_batch} is no multiple of "
                 f"batch.per_device x processes = {self.batch.per_device} x {self.processes} = {at_once}"
-            )
-        if self.processes_per_node and self.processes % self.processes_per_node:
-            raise ValueError(
-                f"processes {self.processes} is no multiple of processes_per_node {self.processes_per_node}"
             )
         if self.schedule.warmup_epochs >= self.epochs and self.schedule.warmup_epochs > 0:
             raise ValueError(

@@ -90,7 +90,8 @@ def _optional(path: Path, kind: type[AnyRecord]) -> Sourced[AnyRecord] | None:
 
 
 def _matching(patterns: tuple[str, ...]) -> list[Path]:
-    return sorted({Path(name) for pattern in patterns for name in glob.glob(pattern, recursive=True)})
+    # Not Path.glob, which takes no absolute pattern.
+    return sorted({Path(name) for pattern in patterns for name in glob.glob(pattern, recursive=True)})  # noqa: PTH207
 
 
 def _existing(paths: list[Path]) -> list[Path]:

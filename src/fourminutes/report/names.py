@@ -11,12 +11,12 @@ FIGURE_FORMATS = ("svg", "pdf", "png")
 TABLES = {
     "runs": "The recorded training runs: what was trained, how well, how fast, and how long it waited for its input.",
     "results": "The paper's results beside the recorded runs; only runs on ImageNet itself are comparable.",
-    "ablations": "The paper's techniques one after the other, with the recorded run that matches each, where there is one.",
+    "ablations": "The paper's techniques one after the other, with the recorded run that matches each.",
     "systems": "ImageNet trainings compared in the paper and after it, up to MLPerf v4.0.",
     "allreduce": "The measured all-reduce by message size and algorithm: median, quartiles and bus bandwidth.",
     "steps": "Transfers one after another in a ring and in the hierarchical all-reduce.",
     "scaling": "Predicted efficiency by number of processes, the batch of each process kept.",
-    "data": "The data set as sharded: images by split, converted and refused ones, and the hash that identifies it all.",
+    "data": "The data set as sharded: images by split, converted and refused ones, and its hash.",
 }
 
 #: Figures in the order of the page, each with its caption.

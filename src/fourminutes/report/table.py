@@ -149,11 +149,18 @@ class Table:
 
 def _csv_values(column: Column, row: Row) -> tuple[str | int | float | None, ...]:
     cell = row.cells.get(column.key)
-    value = cell.value if isinstance(cell, Fact) else cell
+    value = _plain(cell.value if isinstance(cell, Fact) else cell)
     if not column.certain:
         return (value,)
     certainty = cell.certainty.value if isinstance(cell, Fact) else (row.origin if value is not None else None)
     return value, certainty
+
+
+def _plain(value: str | int | float | None) -> str | int | float | None:
+    """A number without digits that mean nothing: six, or none after the point of a whole one."""
+    if not isinstance(value, float):
+        return value
+    return int(value) if value.is_integer() else float(f"{value:.6g}")
 
 
 def _latex(text: str) -> str:

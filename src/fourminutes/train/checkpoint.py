@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
 import shutil
 import sys
 from dataclasses import dataclass
@@ -71,9 +72,13 @@ def load_newest(folder: Path, ranks: Ranks) -> Saved | None:
     return None
 
 
-def save_final(folder: Path, weights: State) -> None:
-    """Keep the final weights alone, as a state dict, and drop all checkpoints."""
+def save_weights(folder: Path, weights: State) -> None:
+    """Write the final weights alone, as a state dict."""
     _written_or_raise(folder / FINAL, weights)
+
+
+def drop_all(folder: Path) -> None:
+    """Remove every checkpoint, but not the final weights."""
     _drop_older(folder, keep=0)
 
 
@@ -115,7 +120,7 @@ def _read(home: Path, rank: int) -> Saved | None:
     try:
         expected = json.loads((home / MARKER).read_text())
         parts = [_read_verified(home / name, expected[name]) for name in (SHARED, rank_file(rank))]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError):
         return None
     return Saved(*parts)
 

@@ -1,0 +1,50 @@
+# `make demo` and `make test` set everything up by themselves; `make help` lists the rest.
+
+# CUDA=12 installs for cards that CUDA 13 dropped: Pascal (the paper's P40) and Volta.
+CUDA ?= 13
+LOCK := $(if $(filter 12,$(CUDA)),requirements-cuda12.lock,requirements.lock)
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+READY := .venv/.ready-$(LOCK)
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup demo test lint schema graphs pull clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## .venv with the locked versions (CUDA=12 for Pascal and Volta)
+
+$(READY): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+	  || { echo "$(PYTHON): Python 3.11 or 3.12 is needed; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(LOCK)
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	rm -f .venv/.ready-*
+	touch $@
+
+demo: setup ## the whole flow on a drawn miniature: archives, shards, training, report
+	snakemake --config plan=demo --quiet rules host
+	@echo
+	@cat results/demo/tables/runs.md
+	@echo
+	@echo "tables:  $(CURDIR)/results/demo/tables"
+	@echo "figures: $(CURDIR)/results/demo/figures"
+	@echo "report:  $(CURDIR)/results/demo/report.html"
+
+test: setup ## all tests
+	pytest
+
+lint: setup ## what the commit hook and CI check: format, style, types, rules
+	pre-commit run --all-files
+
+schema: setup ## write workflow/schemas again from the plan's models
+	python -m fourminutes.plan.schema
+
+pull: setup ## fetch data and results from the DVC remote, and tell Snakemake that they are up to date
+	dvc pull
+	snakemake --touch --forceall --quiet
+
+clean: ## remove what the demo made
+	rm -rf results/demo work/demo logs/demo data/demo-*

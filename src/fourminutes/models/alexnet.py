@@ -1,0 +1,108 @@
+"""AlexNet with batch norm: the network that the paper trains in four minutes."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from torch import Generator, nn
+
+from fourminutes.errors import UserError
+from fourminutes.models.initialize import scaled, start_convolutions, start_linear, start_norms
+
+NORM_EPSILON = 1e-4  # as in the Caffe model
+SMALLEST_POOL5_PX = 3
+
+
+class Stem(NamedTuple):
+    """The first convolution, in pixels."""
+
+    kernel: int
+    stride: int
+    padding: int
+
+
+STEMS = (Stem(11, 4, 2), Stem(7, 2, 3), Stem(5, 1, 2))
+
+
+class AlexNetBN(nn.Sequential):
+    """AlexNet in a single tower, with five batch norms in place of the local response norms.
+
+    Shapes at width 1, for 224 or 227 px (channels x height x width)::
+
+        conv1 11x11/4   96 x 55 x 55   (56 x 56 at 227 px)    relu1  pool1  norm1    96 x 27 x 27
+        conv2  5x5     256 x 27 x 27                          relu2  pool2  norm2   256 x 13 x 13
+        conv3  3x3     384 x 13 x 13                          relu3         norm3   384 x 13 x 13
+        conv4  3x3     384 x 13 x 13                          relu4         norm4   384 x 13 x 13
+        conv5  3x3     256 x 13 x 13                          relu5  pool5  norm5   256 x  6 x  6
+        fc6   9216 → 4096    fc7   4096 → 4096    fc8   4096 → classes
+
+    That is 62,381,096 parameters in 26 tensors for 1,000 classes. norm1 to norm4 stand where NVIDIA's Caffe model has
+    them; norm5, between pool5 and fc6, is the addition that the paper calls BN5: pool5's output drifts and widens over
+    the training of a large batch. Convolutions keep their biases, and every norm has γ and β. Dropout of one half is
+    on fc6 and fc7.
+
+    A smaller input gets a smaller first convolution, of lower stride: the largest of `STEMS` that leaves pool5 at least
+    3 x 3. With the full stride, pool5 would be a single pixel at 64 px, so that norm5 had only one value a channel and
+    image, and would no longer be the layer that is studied. At 128, 64 and 32 px pool5 is 3 x 3.
+
+    Args:
+        class_count: number of logits.
+        width: factor on the number of channels and of hidden units.
+        image_px: side of the square input.
+
+    Raises:
+        UserError: no stem leaves pool5 that large.
+    """
+
+    def __init__(self, class_count: int, *, width: float = 1.0, image_px: int = 224) -> None:
+        super().__init__()
+        stem = _stem(image_px)
+        c1, c2, c3, hidden = (scaled(channels, width) for channels in (96, 256, 384, 4096))
+        self._add_stage(1, nn.Conv2d(3, c1, stem.kernel, stem.stride, stem.padding), pool=True)
+        self._add_stage(2, nn.Conv2d(c1, c2, kernel_size=5, padding=2), pool=True)
+        self._add_stage(3, nn.Conv2d(c2, c3, kernel_size=3, padding=1), pool=False)
+        self._add_stage(4, nn.Conv2d(c3, c3, kernel_size=3, padding=1), pool=False)
+        self._add_stage(5, nn.Conv2d(c3, c2, kernel_size=3, padding=1), pool=True)
+        self.flatten = nn.Flatten()
+        self.fc6 = nn.Linear(c2 * _pool5_px(stem, image_px) ** 2, hidden)
+        self.relu6, self.drop6 = nn.ReLU(inplace=True), nn.Dropout(0.5)
+        self.fc7 = nn.Linear(hidden, hidden)
+        self.relu7, self.drop7 = nn.ReLU(inplace=True), nn.Dropout(0.5)
+        self.fc8 = nn.Linear(hidden, class_count)
+
+    def initialize(self, generator: Generator) -> None:
+        """Draw all weights: convolutions by He's rule, the rest as the Caffe model does.
+
+        There fc6 and fc7 have σ = 0.005 and biases of 0.1, fc8 has σ = 0.01. Here σ grows as 1/√fan-in where the network
+        is made narrower or its input smaller, so that the outputs spread as in the full network.
+        """
+        start_convolutions(self, generator)
+        start_norms(self)
+        start_linear(self.fc6, generator, sigma=0.005 * math.sqrt(9216 / self.fc6.in_features), bias=0.1)
+        start_linear(self.fc7, generator, sigma=0.005 * math.sqrt(4096 / self.fc7.in_features), bias=0.1)
+        start_linear(self.fc8, generator, sigma=0.01 * math.sqrt(4096 / self.fc8.in_features))
+
+    def _add_stage(self, number: int, convolution: nn.Conv2d, *, pool: bool) -> None:
+        self.add_module(f"conv{number}", convolution)
+        self.add_module(f"relu{number}", nn.ReLU(inplace=True))
+        if pool:
+            self.add_module(f"pool{number}", nn.MaxPool2d(kernel_size=3, stride=2))
+        self.add_module(f"norm{number}", nn.BatchNorm2d(convolution.out_channels, eps=NORM_EPSILON))
+
+
+def _stem(image_px: int) -> Stem:
+    for stem in STEMS:
+        if _pool5_px(stem, image_px) >= SMALLEST_POOL5_PX:
+            return stem
+    raise UserError(
+        f"model.image_px: {image_px} px are too few for alexnet_bn; give it 31 or more, or take resnet_small"
+    )
+
+
+def _pool5_px(stem: Stem, image_px: int) -> int:
+    """The side of pool5's output: the stem, then three times a window of 3 px every 2 px."""
+    side = (image_px + 2 * stem.padding - stem.kernel) // stem.stride + 1
+    for _ in range(3):
+        side = (side - 3) // 2 + 1
+    return side

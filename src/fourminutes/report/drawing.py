@@ -1,0 +1,111 @@
+"""The one style of all figures, and writing them so that equal inputs give equal bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from fourminutes.files import written_aside
+from fourminutes.report.evidence import Evidence
+from fourminutes.report.names import FIGURE_FORMATS
+from fourminutes.report.published import Certainty, Fact
+
+STYLE = Path(__file__).with_name("style") / "fourminutes.mplstyle"
+
+INK, TEXT, QUIET, PAPER = "#24292f", "#57606a", "#8c959f", "#ffffff"
+# Okabe and Ito's colours, told apart by the colour-blind, in an order that also alternates light and dark.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+DASHED = (0, (3, 2))
+
+PAGE_IN = 7.0
+
+# Whatever would make two drawings of the same data differ, by format.
+_METADATA: dict[str, dict[str, str | None]] = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """Colour, dash and marker of one line: each alone tells it from its neighbours."""
+
+    colour: str
+    dash: Any
+    marker: str
+
+
+def series(index: int) -> Series:
+    """The looks of the line of that number."""
+    return Series(
+        COLOURS[index % len(COLOURS)],
+        DASHES[(index // len(COLOURS) + index) % len(DASHES)],
+        MARKERS[index % len(MARKERS)],
+    )
+
+
+def face(colour: str, certainty: Certainty) -> str:
+    """A marker's filling: none where the number is unconfirmed."""
+    return PAPER if certainty is Certainty.UNCONFIRMED else colour
+
+
+def least_sure(*facts: Fact) -> Certainty:
+    """The certainty of a point drawn from several numbers: that of the least sure one."""
+    order = (Certainty.CONFIRMED, Certainty.DERIVED, Certainty.UNCONFIRMED)
+    return max((fact.certainty for fact in facts), key=order.index)
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Numbers as people write them (0.1, 10, 1,000), also on a logarithmic axis, and no minor ticks."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def new_figure(width_in: float, height_in: float, panels: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of `panels` axes side by side, without pyplot's global state."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False, **options)
+    return figure, list(axes[0])
+
+
+def say_empty(axes: list[Axes], text: str) -> None:
+    """Say in place of the drawing why there is none."""
+    for panel in axes:
+        panel.set_axis_off()
+    axes[0].figure.text(0.5, 0.5, text, ha="center", va="center", color=TEXT)
+
+
+def draw(build: Callable[[Evidence], Figure], evidence: Evidence) -> dict[str, bytes]:
+    """The figure in every format, as bytes."""
+    with mpl.rc_context(fname=str(STYLE)):
+        figure = build(evidence)
+        return {form: _rendered(figure, form) for form in FIGURE_FORMATS}
+
+
+def write_figure(folder: Path, name: str, forms: dict[str, bytes]) -> None:
+    """Write ``<name>.<format>`` for every format.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    for form, content in forms.items():
+        with written_aside(folder / f"{name}.{form}") as file:
+            file.write(content)
+
+
+def _rendered(figure: Figure, form: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, metadata=_METADATA[form])
+    return buffer.getvalue()

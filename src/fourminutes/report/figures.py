@@ -1,0 +1,19 @@
+"""The report's figures by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from matplotlib.figure import Figure
+
+from fourminutes.report import figures_runs, figures_scale
+from fourminutes.report.evidence import Evidence
+
+BUILDERS: dict[str, Callable[[Evidence], Figure]] = {
+    "accuracy": figures_runs.accuracy,
+    "time-split": figures_runs.time_split,
+    "allreduce": figures_runs.allreduce,
+    "scaling": figures_scale.scaling,
+    "scalability": figures_scale.scalability,
+    "systems": figures_scale.systems,
+}

@@ -1,0 +1,229 @@
+"""The report's tables, each a function of the evidence and the published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fourminutes.report import words
+from fourminutes.report.evidence import ILSVRC2012_CLASSES, Evidence, Run
+from fourminutes.report.published import Ablation, Headline, System, published
+from fourminutes.report.table import Cell, Column, Row, Table, digits
+from fourminutes.report.tables_measured import allreduce_table, data_table, scaling_table
+
+_RUN_COLUMNS = (
+    Column("run", "run"),
+    Column("plan", "plan", csv_only=True),
+    Column("model", "model"),
+    Column("image_px", "px", digits(0), csv_only=True),
+    Column("batch", "batch", digits(0)),
+    Column("optimizer", "rule"),
+    Column("processes", "procs", digits(0)),
+    Column("epochs", "epochs", digits(0)),
+    Column("top1_percent", "top-1", digits(1)),
+    Column("top5_percent", "top-5", digits(1)),
+    Column("images_per_s", "img/s", digits(0)),
+    Column("wall_s", "time", words.duration),
+    Column("input_wait_percent", "wait %", digits(1)),
+    Column("n", "n", digits(0)),
+    Column("record", "record", csv_only=True),
+)
+
+
+def runs_table(evidence: Evidence) -> Table:
+    """One row a run; a run of the plan without a record keeps its row, empty."""
+    missing = [Row({"run": name}) for name in evidence.missing]
+    notes = ["top-1, top-5: % of validation images after the last epoch; wait: share of the time without input;"]
+    notes.append("time: minutes, with evaluation; n: runs recorded of this recipe, seeds apart.")
+    if missing:
+        notes.append(f"No record yet: {', '.join(evidence.missing)}.")
+    if outdated := [run.label for run in evidence.runs if run.outdated]:
+        notes.append(f"Recorded with settings that the plan has changed since: {', '.join(outdated)}.")
+    rows = tuple(Row(_run_cells(run), anchor=anchor(run)) for run in evidence.runs)
+    return Table("runs", _RUN_COLUMNS, (*rows, *missing), tuple(notes))
+
+
+def _run_cells(run: Run) -> dict[str, Cell]:
+    record = run.record
+    return {
+        "run": run.label,
+        "plan": record.plan,
+        "model": words.model_name(record),
+        "image_px": record.settings.model.image_px,
+        "batch": record.settings.batch.global_batch,
+        "optimizer": words.optimizer_name(record),
+        "processes": record.settings.processes,
+        "epochs": record.final.epoch,
+        "top1_percent": record.final.top1_percent,
+        "top5_percent": record.final.top5_percent,
+        "images_per_s": run.images_per_s,
+        "wall_s": record.wall_s,
+        "input_wait_percent": run.percent("input_wait_s"),
+        "n": run.repeats,
+        "record": run.path.as_posix(),
+    }
+
+
+def anchor(run: Run) -> str:
+    """The place on the page where the run's provenance stands."""
+    return f"record-{run.record.plan}-{run.record.run}"
+
+
+def results_table(evidence: Evidence) -> Table:
+    """The paper's headline, then the recorded runs."""
+    columns = (
+        Column("origin", "origin"),
+        Column("model", "model"),
+        Column("classes", "classes", digits(0)),
+        Column("batch", "batch", digits(0)),
+        Column("epochs", "epochs", digits(0)),
+        Column("hardware", "hardware"),
+        Column("minutes", "minutes", words.minutes, certain=True),
+        Column("top1_percent", "top-1 %", digits(1), certain=True),
+        Column("images_per_s", "images/s", digits(0), certain=True),
+        Column("source", "source"),
+    )
+    paper = tuple(Row(_headline_cells(line), "published") for line in published().headline)
+    own = tuple(Row(_result_cells(run), anchor=anchor(run)) for run in evidence.runs)
+    speedups = " and ".join(f"{row.factor.value:.0f}× ({row.model})" for row in published().speedups)
+    notes = (
+        f"With its all-reduce the paper trains up to {speedups} faster than with NCCL's alone, on 1,024 P40 (ABS).",
+    )
+    return Table("results", columns, (*paper, *own), notes)
+
+
+def _headline_cells(line: Headline) -> dict[str, Cell]:
+    return {
+        "origin": "paper" if line.accelerators else line.note,
+        "model": line.model,
+        "classes": ILSVRC2012_CLASSES,
+        "batch": line.batch,
+        "epochs": line.epochs,
+        "hardware": f"{line.accelerators} × {line.accelerator}" if line.accelerators else None,
+        "minutes": line.minutes,
+        "top1_percent": line.top1_percent,
+        "images_per_s": line.images_per_s,
+        "source": line.source,
+    }
+
+
+def _result_cells(run: Run) -> dict[str, Cell]:
+    record = run.record
+    return {
+        "origin": run.label,
+        "model": words.model_name(record),
+        "classes": record.class_count,
+        "batch": record.settings.batch.global_batch,
+        "epochs": record.final.epoch,
+        "hardware": words.hardware(record.placement, record.provenance),
+        "minutes": record.wall_s / 60,
+        "top1_percent": record.final.top1_percent,
+        "images_per_s": run.images_per_s,
+        "source": "record",
+    }
+
+
+def ablations_table(evidence: Evidence) -> Table:
+    """The paper's ablations; a recorded run stands beside a row only if it does the same on ImageNet."""
+    columns = (
+        Column("model", "model"),
+        Column("change", "technique"),
+        Column("batch", "batch", digits(0)),
+        Column("epochs", "epochs", digits(0)),
+        Column("quantity", "quantity"),
+        Column("published", "published", digits(1), certain=True),
+        Column("own", "recorded", digits(1)),
+        Column("own_run", "run"),
+        Column("unit", "unit", csv_only=True),
+        Column("source", "source"),
+        Column("note", "note"),
+    )
+    rows = tuple(_ablation_row(row, evidence) for row in published().ablations)
+    return Table(
+        "ablations", columns, rows, ("Rows from NOTES2 do not say whether they ran in single or half precision.",)
+    )
+
+
+def _ablation_row(row: Ablation, evidence: Evidence) -> Row:
+    run = next((run for run in evidence.runs if _matches(row, run)), None)
+    cells: dict[str, Cell] = {
+        "model": row.model,
+        "change": row.change,
+        "batch": row.batch,
+        "epochs": row.epochs,
+        "quantity": f"{row.quantity}, {row.unit}",
+        "published": row.value,
+        "own": run.record.final.top1_percent if run else None,
+        "own_run": run.label if run else None,
+        "unit": row.unit,
+        "source": row.source,
+        "note": row.note,
+    }
+    return Row(cells, "published", anchor(run) if run else None)
+
+
+def _matches(row: Ablation, run: Run) -> bool:
+    """Whether `run` does what the row describes: same network, batch, rule and decay, on 1,000 classes."""
+    settings, match = run.record.settings, row.match
+    if match is None or run.record.class_count != ILSVRC2012_CLASSES or settings.model.width != 1:
+        return False
+    return (
+        settings.model.name == match.model
+        and settings.optimizer.kind == match.optimizer
+        and (set(settings.optimizer.no_decay) == {"bias", "norm"}) == match.no_decay
+        and settings.batch.global_batch == row.batch
+        and row.epochs in (None, settings.epochs)
+    )
+
+
+def systems_table(_evidence: Evidence) -> Table:
+    """Trainings of others, the paper's set off."""
+    columns = (
+        Column("who", "who"),
+        Column("year", "year", lambda year: f"{year:.0f}"),
+        Column("model", "model"),
+        Column("batch", "batch"),
+        Column("accelerators", "devices", digits(0), certain=True),
+        Column("hardware", "hardware"),
+        Column("minutes", "minutes", words.minutes, certain=True),
+        Column("top1_percent", "top-1 %", digits(1), certain=True),
+        Column("note", "note"),
+        Column("source", "source"),
+    )
+    return Table("systems", columns, tuple(_system_row(system) for system in published().systems))
+
+
+def _system_row(system: System) -> Row:
+    facts: dict[str, Cell] = {name: getattr(system, name) for name in ("accelerators", "minutes", "top1_percent")}
+    words_: dict[str, Cell] = {name: getattr(system, name) for name in ("who", "year", "model", "batch", "hardware")}
+    rest: dict[str, Cell] = {"note": system.note, "source": system.source}
+    return Row(facts | words_ | rest, "published", emphasis=system.group == "paper")
+
+
+def steps_table(_evidence: Evidence) -> Table:
+    """Step counts of the two all-reduce algorithms."""
+    columns = (
+        Column("processes", "processes", digits(0)),
+        Column("group", "group", digits(0)),
+        Column("ring", "ring", digits(0), certain=True),
+        Column("hierarchical", "hierarchical", digits(0), certain=True),
+    )
+    rows = tuple(
+        Row(
+            {"processes": row.accelerators, "group": row.group, "ring": row.ring, "hierarchical": row.hierarchical},
+            "published",
+        )
+        for row in published().steps
+    )
+    return Table("steps", columns, rows, ("ring 2(p-1), hierarchical 4(k-1) + 2(p/k-1), with groups of k processes.",))
+
+
+BUILDERS: dict[str, Callable[[Evidence], Table]] = {
+    "runs": runs_table,
+    "results": results_table,
+    "ablations": ablations_table,
+    "systems": systems_table,
+    "allreduce": allreduce_table,
+    "steps": steps_table,
+    "scaling": scaling_table,
+    "data": data_table,
+}

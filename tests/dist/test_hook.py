@@ -1,0 +1,155 @@
+"""The communication hook gives DDP's own gradients, whatever the algorithm, the wire, the delays and the buckets."""
+
+import hashlib
+import random
+import threading
+from contextlib import closing
+
+import pytest
+import torch
+from processes import run_ranks
+from torch.nn.parallel import DistributedDataParallel
+
+from fourminutes.comm.hook import ReduceState, predivisor, reduce_hook
+from fourminutes.comm.launch import ALONE, Launch
+from fourminutes.comm.topology import discover
+from fourminutes.plan import ReducePlan
+
+BUCKET_MIB = 0.001
+TOLERANCE = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 2e-2}
+
+
+def deep_model(layers: int = 6) -> torch.nn.Module:
+    torch.manual_seed(0)
+    blocks = [
+        torch.nn.Sequential(torch.nn.Linear(24, 24), torch.nn.LayerNorm(24), torch.nn.Tanh()) for _ in range(layers)
+    ]
+    return torch.nn.Sequential(*blocks, torch.nn.Linear(24, 3))
+
+
+def wrapped(layers: int = 6) -> DistributedDataParallel:
+    return DistributedDataParallel(deep_model(layers), bucket_cap_mb=BUCKET_MIB, broadcast_buffers=False)
+
+
+def gradients(model: DistributedDataParallel, rank: int, steps: int = 3, micro_batches: int = 2) -> list[torch.Tensor]:
+    """All gradients of some steps, each accumulated over micro-batches of which only the last is reduced."""
+    generator = torch.Generator().manual_seed(rank)
+    collected = []
+    for _ in range(steps):
+        model.zero_grad()
+        with model.no_sync():
+            for _ in range(micro_batches - 1):
+                model(torch.randn(8, 24, generator=generator)).square().sum().backward()
+        model(torch.randn(8, 24, generator=generator)).square().sum().backward()
+        collected += [parameter.grad.clone() for parameter in model.parameters()]
+    return collected
+
+
+def same_gradients_as_ddp(launch: Launch) -> int:
+    expected = gradients(wrapped(), launch.rank)
+    topology = discover(launch, 2)
+    compared = 0
+    for algorithm in ("ring", "hierarchical"):
+        for wire, tolerance in TOLERANCE.items():
+            model = wrapped()
+            with closing(ReduceState(topology, ReducePlan(algorithm=algorithm, wire=wire))) as state:
+                model.register_comm_hook(state, reduce_hook)
+                for ours, theirs in zip(gradients(model, launch.rank), expected, strict=True):
+                    scale = theirs.abs().max().item()
+                    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * scale)
+                    compared += 1
+    return compared
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_gradients_are_those_of_ddp_to_rounding(world_size: int) -> None:
+    compared = run_ranks(same_gradients_as_ddp, world_size)
+    assert compared == [6 * 3 * len(list(deep_model().parameters()))] * world_size
+
+
+def delayed_gradients(launch: Launch) -> str:
+    """Gradients of a model of many buckets, each rank held up before random gradients by work of random length."""
+    chance = random.Random(launch.rank)
+    model = wrapped(layers=20)
+    topology = discover(launch, 2)
+    ballast = torch.ones(150, 150)
+
+    def hold_up(_: torch.Tensor) -> None:
+        for _ in range(chance.choice([0, 0, 0, 5, 20])):
+            torch.mm(ballast, ballast)
+
+    for parameter in model.parameters():
+        parameter.register_hook(hold_up)
+    with closing(ReduceState(topology, ReducePlan(algorithm="hierarchical", wire="fp16"))) as state:
+        model.register_comm_hook(state, reduce_hook)
+        collected = gradients(model, launch.rank, steps=10)
+    return hashlib.sha256(torch.cat([gradient.flatten() for gradient in collected]).numpy().tobytes()).hexdigest()
+
+
+def test_many_buckets_and_random_delays_give_the_same_bits_every_time() -> None:
+    first, second = run_ranks(delayed_gradients, 4), run_ranks(delayed_gradients, 4)
+    assert len(set(first)) == 1
+    assert first == second
+
+
+def exposed_twice(launch: Launch) -> tuple[float, float]:
+    model = wrapped()
+    with closing(ReduceState(discover(launch), ReducePlan())) as state:
+        model.register_comm_hook(state, reduce_hook)
+        gradients(model, launch.rank, steps=1)
+        return state.take_exposed_s(), state.take_exposed_s()
+
+
+def test_exposed_time_is_taken_once() -> None:
+    for first, second in run_ranks(exposed_twice, 2):
+        assert first > 0
+        assert second == 0
+
+
+def average_of_equals(launch: Launch, value: float) -> float:
+    with closing(ReduceState(discover(launch), ReducePlan(wire="fp16"))) as state:
+        return state.submit(torch.full((8,), value), is_last=True).wait()[0].item()
+
+
+@pytest.mark.parametrize("value", [30_000.0, 2.0**-23], ids=["sum beyond fp16", "quarter below fp16"])
+def test_half_precision_wire_neither_overflows_nor_flushes(value: float) -> None:
+    assert run_ranks(average_of_equals, 4, value) == [value] * 4
+
+
+def test_predivisor_is_the_power_of_two_at_the_square_root() -> None:
+    assert [predivisor(world_size) for world_size in (1, 2, 3, 4, 8, 16, 1024, 2048)] == [1, 2, 2, 2, 4, 4, 32, 64]
+
+
+def averages_of_half_buckets(launch: Launch) -> list[torch.Tensor]:
+    topology = discover(launch)
+    averages = []
+    for wire in ("fp32", "fp16", "bf16"):
+        for dtype in (torch.float16, torch.bfloat16):
+            with closing(ReduceState(topology, ReducePlan(wire=wire))) as state:
+                averages.append(state.submit(torch.arange(8).to(dtype) * (launch.rank + 1), is_last=True).wait())
+    return averages
+
+
+def test_average_keeps_the_type_of_the_bucket() -> None:
+    for averages in run_ranks(averages_of_half_buckets, 3):
+        assert [average.dtype for average in averages] == [torch.float16, torch.bfloat16] * 3
+        for average in averages:
+            torch.testing.assert_close(average.float(), torch.arange(8) * 2.0, rtol=1e-2, atol=0)
+
+
+def test_failure_reaches_the_future_and_all_later_ones() -> None:
+    with closing(ReduceState(discover(ALONE), ReducePlan())) as state:
+        whole_numbers = state.submit(torch.ones(4, dtype=torch.int64), is_last=False)
+        later = state.submit(torch.ones(4), is_last=True)
+        with pytest.raises(RuntimeError, match="can't be cast"):
+            whole_numbers.wait()
+        with pytest.raises(RuntimeError, match="can't be cast"):
+            later.wait()
+
+
+def test_close_ends_the_thread() -> None:
+    before = threading.active_count()
+    state = ReduceState(discover(ALONE), ReducePlan())
+    assert threading.active_count() == before + 1
+    state.close()
+    assert threading.active_count() == before

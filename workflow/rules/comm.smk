@@ -1,0 +1,19 @@
+"""Measuring the collectives on the machines at hand."""
+
+
+rule comm_bench:
+    output:
+        COMM_RECORD,
+    log:
+        f"{LOGS}/comm.log",
+    # All cores: training beside it would be measured along.
+    threads: workflow.cores
+    resources:
+        **placement(PLAN.comm),
+    params:
+        plan=PLAN_FILE,
+        settings=PLAN.comm.model_dump_json(),
+        launch=launch_options(PLAN.comm),
+    shell:
+        "fourminutes launch {params.launch} --"
+        " fourminutes comm bench --plan {params.plan} --out {output} 2> >(tee {log} >&2)"

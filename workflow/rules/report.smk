@@ -1,0 +1,59 @@
+"""Tables, figures and the page, from records and published numbers alone."""
+
+from fourminutes.report.names import (
+    FIGURE_FORMATS,
+    TABLE_FORMATS,
+    figure_names,
+    table_names,
+)
+
+DRAWN_FROM = sorted(
+    {
+        path
+        for pattern in PLAN.report.records + PLAN.report.comm_records
+        for path in glob.glob(pattern)
+    }
+)
+
+
+rule report:
+    input:
+        MANIFEST,
+        RUN_RECORDS,
+        COMM_RECORD,
+        SCALE_RECORD,
+        DRAWN_FROM,
+    output:
+        page=report(
+            f"{RESULTS}/report.html", caption="../report/page.rst", category="Page"
+        ),
+        figures=[
+            report(
+                f"{RESULTS}/figures/{name}.svg",
+                caption=f"../report/{name}.rst",
+                category="Figures",
+            )
+            for name in figure_names(PLAN)
+        ],
+        prints=expand(
+            f"{RESULTS}/figures/{{name}}.{{ending}}",
+            name=figure_names(PLAN),
+            ending=[ending for ending in FIGURE_FORMATS if ending != "svg"],
+        ),
+        tables=expand(
+            f"{RESULTS}/tables/{{name}}.{{ending}}",
+            name=table_names(PLAN),
+            ending=TABLE_FORMATS,
+        ),
+    log:
+        f"{LOGS}/report.log",
+    localrule: True
+    params:
+        plan=PLAN_FILE,
+        settings=PLAN.report.model_dump_json(),
+        descriptions=[
+            PLAN.description,
+            *(run.description for run in PLAN.runs.values()),
+        ],
+    shell:
+        "fourminutes report --plan {params.plan} > /dev/null 2> >(tee {log} >&2)"
