@@ -191,7 +191,7 @@ def verify(
 
 @app.command(
     epilog="Examples: fourminutes train --plan config/plans/demo.yaml --run resnet50-sgd-64; "
-    "torchrun --standalone --nproc-per-node 2 --no-python fourminutes train ...; srun fourminutes train ..."
+    "torchrun --standalone --nproc-per-node 2 --no-python -- fourminutes train ...; srun fourminutes train ..."
 )
 def train(plan: PlanOption, run: Annotated[str, typer.Option(help="name of the run in the plan")]) -> None:
     """Train one run of the plan; goes on from its newest checkpoint."""

@@ -31,7 +31,7 @@ def wrapped(layers: int = 6) -> DistributedDataParallel:
     return DistributedDataParallel(deep_model(layers), bucket_cap_mb=BUCKET_MIB, broadcast_buffers=False)
 
 
-def gradients(model: DistributedDataParallel, rank: int, steps: int = 3, micro_batches: int = 2) -> list[torch.Tensor]:
+def gradients(model: DistributedDataParallel, rank: int, steps: int = 2, micro_batches: int = 2) -> list[torch.Tensor]:
     """All gradients of some steps, each accumulated over micro-batches of which only the last is reduced."""
     generator = torch.Generator().manual_seed(rank)
     collected = []
@@ -64,13 +64,13 @@ def same_gradients_as_ddp(launch: Launch) -> int:
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_gradients_are_those_of_ddp_to_rounding(world_size: int) -> None:
     compared = run_ranks(same_gradients_as_ddp, world_size)
-    assert compared == [6 * 3 * len(list(deep_model().parameters()))] * world_size
+    assert compared == [6 * 2 * len(list(deep_model().parameters()))] * world_size
 
 
 def delayed_gradients(launch: Launch) -> str:
     """Gradients of a model of many buckets, each rank held up before random gradients by work of random length."""
     chance = random.Random(launch.rank)
-    model = wrapped(layers=20)
+    model = wrapped(layers=12)
     topology = discover(launch, 2)
     ballast = torch.ones(150, 150)
 
@@ -82,7 +82,7 @@ def delayed_gradients(launch: Launch) -> str:
         parameter.register_hook(hold_up)
     with closing(ReduceState(topology, ReducePlan(algorithm="hierarchical", wire="fp16"))) as state:
         model.register_comm_hook(state, reduce_hook)
-        collected = gradients(model, launch.rank, steps=10)
+        collected = gradients(model, launch.rank, steps=4)
     return hashlib.sha256(torch.cat([gradient.flatten() for gradient in collected]).numpy().tobytes()).hexdigest()
 
 

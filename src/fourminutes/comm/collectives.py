@@ -12,6 +12,10 @@ from fourminutes.errors import UserError
 
 Collective = Callable[[Tensor, Topology], None]
 
+# torch 2.13 renamed both; the older names only warn there.
+_reduce_scatter = getattr(distributed, "reduce_scatter_single", None) or distributed.reduce_scatter_tensor
+_all_gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
+
 
 def ring(tensor: Tensor, topology: Topology) -> None:
     """Replace `tensor` by its sum over all ranks: the library's flat all-reduce.
@@ -62,10 +66,10 @@ def torus(tensor: Tensor, topology: Topology) -> None:
         return
     whole = _padded(tensor.view(-1), topology.group_ranks)
     own = whole.new_empty(whole.numel() // topology.group_ranks)
-    distributed.reduce_scatter_tensor(own, whole, group=topology.within)
+    _reduce_scatter(own, whole, group=topology.within)
     if topology.across is not None:
         distributed.all_reduce(own, group=topology.across)
-    distributed.all_gather_into_tensor(whole, own, group=topology.within)
+    _all_gather(whole, own, group=topology.within)
     tensor.view(-1).copy_(whole[: tensor.numel()])
 
 

@@ -181,4 +181,6 @@ class _StreamLane:
 
 
 def _timed_event(stream: torch.cuda.Stream) -> torch.cuda.Event:
-    return stream.record_event(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(stream)
+    return event

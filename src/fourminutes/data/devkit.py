@@ -72,18 +72,14 @@ def _synsets(meta: bytes, name: str) -> NDArray[Any]:
 def _read(devkit: Path, file: str) -> bytes:
     """The contents of a file of the devkit, archive or folder."""
     try:
-        content = (devkit / file).read_bytes() if devkit.is_dir() else _read_packed(devkit, file)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise UserError(f"{devkit}: {file} cannot be read ({error}); download the devkit again") from error
-    if content is None:
-        raise UserError(f"{devkit}: holds no {file}; download the devkit again")
-    return content
+        return (devkit / file).read_bytes() if devkit.is_dir() else _read_packed(devkit, file)
+    except (OSError, EOFError, LookupError, tarfile.TarError, zlib.error) as error:
+        raise UserError(f"{devkit}: {file} is missing or cannot be read; download the devkit again") from error
 
 
-def _read_packed(devkit: Path, file: str) -> bytes | None:
+def _read_packed(devkit: Path, file: str) -> bytes:
     with tarfile.open(devkit) as archive:
         for member in archive:
             if member.isfile() and f"/{member.name}".endswith(f"/{file}"):
-                extracted = archive.extractfile(member)
-                return extracted.read() if extracted else None
-    return None
+                return archive.extractfile(member).read()  # type: ignore[union-attr]  # a file has contents
+    raise LookupError(file)

@@ -41,7 +41,7 @@ from fourminutes.plan import SPLITS, Split
 from fourminutes.record import Record
 
 _METADATA_KEY = b"fourminutes"
-_ROWS_PER_GROUP = 2**16  # what a reader of a few rows holds in memory at a time: about 5 MB
+_ROWS_PER_GROUP = 2**15  # what a reader of a few rows holds in memory at a time: about 5 MB
 _WORKERS_PER_CORE = 4  # they wait for the disk, not for the cores
 _MOST_WORKERS = 64  # more would wait for the interpreter instead
 
@@ -65,23 +65,6 @@ class Index(Record):
     """Number of images of each split."""
     archives: dict[str, ArchiveStamp]
     """Every tar that holds images, relative to the source; extracted images are not listed."""
-
-    def refuse_changed(self, folder: Path | None = None) -> None:
-        """Make sure that the archives are those that were indexed, or offsets would point at other bytes.
-
-        Args:
-            folder: where the archives are now; where they were, if None. Of archives that moved only the size is
-                compared, since a copy has a time of its own.
-
-        Raises:
-            UserError: an archive is missing or has changed.
-        """
-        moved = folder is not None and folder.absolute() != self.source
-        for name, stamp in self.archives.items():
-            path = (folder or self.source) / name
-            now = _stamp(path)
-            if now.size != stamp.size or (now.mtime_ns != stamp.mtime_ns and not moved):
-                raise UserError(f"{path}: has changed since it was indexed; index it again")
 
 
 class Image(NamedTuple):
@@ -141,7 +124,9 @@ def _index_source(source: Source, workers: int) -> tuple[Index, pa.Table]:
     classes = pc.unique(listings["train"]["wnid"]).sort()
     unknown = set(pc.unique(listings["val"]["wnid"]).to_pylist()).difference(classes.to_pylist())
     if unknown:
-        raise UserError(f"{source.val}: has pictures of {min(unknown)}, which {source.train} does not have")
+        raise UserError(
+            f"{source.val}: has pictures of {min(unknown)}, which {source.train} lacks; both must be complete"
+        )
     _refuse_equal_keys(listings["train"], source.train)
     _refuse_equal_keys(listings["val"], source.val)
     index = Index(
@@ -161,12 +146,13 @@ def _rows(split: Split, listing: pa.Table, classes: pa.Array) -> pa.Table:
 
 def _refuse_equal_keys(listing: pa.Table, where: Path) -> None:
     """Make sure that no two images would have the same name in the shards."""
-    first: dict[str, str] = {}
-    for chunk in listing["member"].chunks:
-        for member in chunk.to_pylist():
-            other = first.setdefault(sample_key(member), member)
-            if other is not member:  # an equal name of another image counts, too
-                raise UserError(f"{where}: {other} and {member} would both be sample {sample_key(member)}; remove one")
+    batches = listing.select(["member"]).to_batches(max_chunksize=_ROWS_PER_GROUP)
+    keys = pa.chunked_array([pa.array(map(sample_key, batch["member"].to_pylist()), pa.string()) for batch in batches])
+    if pc.count_distinct(keys).as_py() == len(keys):
+        return
+    key = next(count["values"] for count in keys.value_counts().to_pylist() if count["counts"] > 1)
+    first, second, *_ = listing["member"].filter(pc.equal(keys, key)).to_pylist()
+    raise UserError(f"{where}: {first} and {second} would both be sample {key} in the shards; remove or rename one")
 
 
 def _as_parquet(index: Index, table: pa.Table) -> pa.Buffer:
@@ -240,7 +226,7 @@ def _take(file: pq.ParquetFile, rows: NDArray[np.int64]) -> pa.Table:
         end = start + file.metadata.row_group(group).num_rows
         low, high = np.searchsorted(ascending, (start, end))
         if low < high:
-            parts.append(file.read_row_group(group, list(Image._fields)).take(ascending[low:high] - start))
+            parts.append(file.read_row_group(group, list(Image._fields), use_threads=False).take(ascending[low:high] - start))
         start = end
     table = pa.concat_tables(parts) if parts else file.schema_arrow.empty_table().select(list(Image._fields))
     return table.take(np.argsort(order))

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nvidia.dali.math as dali_math
 import numpy as np
-from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, types
+
+from fourminutes.plan import LoaderPlan
 
 READER = "reader"
 
@@ -28,55 +29,78 @@ class Reading:
     """Which samples a rank reads, in which order.
 
     Attributes:
-        tars: a path for each chunk, so that a shard's path occurs once a chunk.
-        indices: the chunks' DALI index files.
+        chunks: a shard's tar and a DALI index of some of its samples, each.
         rank: this process's number, 0 to world_size - 1.
         world_size: number of processes that share the samples.
         seed: of the order, the same on all ranks; None keeps the order of the shards.
         window_images: size of the buffer that samples are drawn from, in images a rank.
     """
 
-    tars: Sequence[Path]
-    indices: Sequence[Path]
+    chunks: Sequence[tuple[Path, Path]]
     rank: int
     world_size: int
-    seed: int | None
-    window_images: int
+    seed: int | None = None
+    window_images: int = 0
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Random crops, of `min_area` to 1 of the image's area, and mirroring of one half."""
+def image_pipeline(
+    reading: Reading,
+    settings: LoaderPlan,
+    *,
+    image_px: int,
+    batch: int,
+    device_id: int | None,
+    augment: bool,
+    seed: int,
+    checkpoint: bytes | None = None,
+) -> Pipeline:
+    """The built pipeline of a rank.
 
-    min_area: float
-    flip: bool
-
-
-@pipeline_def(enable_checkpointing=True)
-def image_pipeline(reading: Reading, *, image_px: int, augmentation: Augmentation | None) -> Any:
-    """The graph; without `augmentation` it is that of evaluation. Keyword arguments of `Pipeline` are added."""
-    on_gpu = Pipeline.current().device_id is not None
-    encoded, digits = _read(reading)
-    if augmentation is None:
-        images, mirror = _centre_crop(encoded, image_px, on_gpu), 0
-    else:
-        images = _random_crop(encoded, image_px, augmentation, on_gpu)
-        mirror = fn.random.coin_flip() if augmentation.flip else 0
-    normalised = fn.crop_mirror_normalize(
-        images, mirror=mirror, mean=_MEAN, std=_STD, dtype=types.FLOAT, output_layout="HWC"
+    Args:
+        reading: which samples, in which order.
+        settings: threads, depth of prefetching, augmentation.
+        image_px: side of the square images, in pixels.
+        batch: images a batch.
+        device_id: GPU that decodes, resizes and normalises; None does all on the CPU.
+        augment: random crops and mirroring, as for training; else the centre crop of evaluation.
+        seed: of the random numbers of this rank.
+        checkpoint: what another pipeline of the same arguments saved; None starts at the first epoch.
+    """
+    pipeline = Pipeline(
+        batch_size=batch,
+        num_threads=settings.threads,
+        device_id=device_id,
+        seed=seed,
+        prefetch_queue_depth=settings.prefetch_batches,
+        enable_checkpointing=True,  # always, since the order of samples may differ without
+        checkpoint=checkpoint,
     )
-    labels = _labels(digits)
-    return normalised, labels.gpu() if on_gpu else labels
+    with pipeline:
+        encoded, digits = _read(reading)
+        on_gpu = device_id is not None
+        images = (
+            _random_crop(encoded, image_px, settings, on_gpu) if augment else _centre_crop(encoded, image_px, on_gpu)
+        )
+        mirror = fn.random.coin_flip() if augment and settings.flip else 0
+        normalised = fn.crop_mirror_normalize(
+            images, mirror=mirror, mean=_MEAN, std=_STD, dtype=types.FLOAT, output_layout="HWC"
+        )
+        labels = _labels(digits)
+        pipeline.set_outputs(normalised, labels.gpu() if on_gpu else labels)
+    pipeline.build()
+    return pipeline
 
 
 def _read(reading: Reading) -> Any:
     """Encoded images and label digits, every sample once an epoch over all ranks."""
     shuffled = reading.seed is not None
-    order = {"shuffle_after_epoch_seed": reading.seed, "initial_fill": reading.window_images} if shuffled else {}
+    order: dict[str, Any] = (
+        {"shuffle_after_epoch_seed": reading.seed, "initial_fill": reading.window_images} if shuffled else {}
+    )
     return fn.readers.webdataset(
         name=READER,
-        paths=[str(path) for path in reading.tars],
-        index_paths=[str(path) for path in reading.indices],
+        paths=[str(path) for path, _ in reading.chunks],
+        index_paths=[str(path) for _, path in reading.chunks],
         ext=["jpg", "cls"],
         missing_component_behavior="error",
         shard_id=reading.rank,
@@ -95,14 +119,14 @@ def _labels(digits: Any) -> Any:
     return fn.cast(fn.reductions.sum(values * types.Constant(_DIGITS), axes=0), dtype=types.INT64)
 
 
-def _random_crop(encoded: Any, image_px: int, augmentation: Augmentation, on_gpu: bool) -> Any:
+def _random_crop(encoded: Any, image_px: int, settings: LoaderPlan, on_gpu: bool) -> Any:
     """RandomResizedCrop of Inception's recipe (arXiv:1409.4842, section 6)."""
     images = fn.decoders.image_random_crop(
         encoded,
         device="mixed" if on_gpu else "cpu",
         output_type=types.RGB,
         adjust_orientation=False,
-        random_area=[augmentation.min_area, 1.0],
+        random_area=[settings.min_area_percent / 100, 1.0],
         random_aspect_ratio=_ASPECT_RATIO,
     )
     return fn.resize(images, size=[image_px, image_px], interp_type=types.INTERP_LINEAR, antialias=True)
@@ -121,8 +145,8 @@ def _centre_crop(encoded: Any, image_px: int, on_gpu: bool) -> Any:
     shape = fn.peek_image_shape(encoded, adjust_orientation=False)
     sides = fn.cast(fn.slice(shape, 0, 2, axes=[0]), dtype=types.INT32)
     resized = sides * round(image_px * _RESIZE / _CROP) // fn.reductions.min(sides)
-    margin = fn.cast(resized - image_px, dtype=types.FLOAT)
-    start = _round_half_to_even(margin / 2.0)
+    margin = resized - image_px
+    start = fn.cast(margin // 2 + (margin & (margin // 2) & 1), dtype=types.FLOAT)  # adds one where margin is 4k + 3
     scale = fn.cast(sides, dtype=types.FLOAT) / fn.cast(resized, dtype=types.FLOAT)
     return fn.resize(
         images,
@@ -132,8 +156,3 @@ def _centre_crop(encoded: Any, image_px: int, on_gpu: bool) -> Any:
         interp_type=types.INTERP_LINEAR,
         antialias=True,
     )
-
-
-def _round_half_to_even(halves: Any) -> Any:
-    """Python's `round`, of numbers that are multiples of one half."""
-    return 2.0 * dali_math.floor(halves / 2.0 + 0.5) + 0 * halves

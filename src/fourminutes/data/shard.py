@@ -32,6 +32,7 @@ from fourminutes.record import ImageNote, ShardRecord, write_record
 SUFFIXES = ("tar", "idx", "json")
 _READERS = 4  # threads; a cold disk or a parallel file system answers several reads in the time of one
 _IMAGES_PER_READ = 16  # that a reader takes at a time, so that handing out work costs nothing beside the reads
+_PIECES_PER_WRITE = 512  # the system takes 1,024 at most
 
 Buffer = bytes | memoryview
 
@@ -147,7 +148,7 @@ def _read_all(
 
 def _memory(size: int) -> memoryview:
     """Memory of `size` bytes in huge pages where there are any: touching small ones first takes longer than reading."""
-    memory = mmap.mmap(-1, max(size, 1))
+    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(memory)
@@ -245,10 +246,19 @@ def _write_hashed(file: BinaryIO, pieces: Sequence[Buffer]) -> str:
     """Write and sync `pieces`, and meanwhile hash them in a second thread; returns the SHA-256."""
     with ThreadPoolExecutor(1) as hasher:
         sha256 = hasher.submit(_sha256, pieces)
-        file.writelines(pieces)
-        file.flush()
+        _write_all(file.fileno(), pieces)
         os.fsync(file.fileno())
         return sha256.result()
+
+
+def _write_all(descriptor: int, pieces: Sequence[Buffer]) -> None:
+    """Write `pieces` many at a time: one by one they would straddle pages, and cost twice the time."""
+    for start in range(0, len(pieces), _PIECES_PER_WRITE):
+        group = pieces[start : start + _PIECES_PER_WRITE]
+        written = os.writev(descriptor, group)
+        rest = memoryview(b"".join(group))[written:] if written < sum(map(len, group)) else memoryview(b"")
+        while rest:  # an almost full disk takes a part, and refuses the rest on the next call
+            rest = rest[os.write(descriptor, rest) :]
 
 
 def _sha256(pieces: Sequence[Buffer]) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 from fourminutes.errors import UserError
 
 _BLOCK = tarfile.BLOCKSIZE  # bytes; a header is one block, contents are padded to whole blocks
+_PAGE = 4096  # bytes; the least that a disk gives
+_MANY_PAGES = 16 * _PAGE
 _END_MARKER = bytes(_BLOCK)
 _EXTENDED = b"xgXLKSVN"  # pax headers; GNU's long names and links, sparse files, volume labels
 _BINARY_SIZE = 0x80  # first byte of a size that is no octal number
@@ -83,8 +85,9 @@ def list_members(region: Region) -> Members:
 def _list_plain(region: Region) -> Members | None:
     """The members of a tar without extended headers; None where it has some."""
     members = Members()
+    headers = _Headers(region)
     position = region.start
-    while (header := region.read(position, _BLOCK)) != _END_MARKER:
+    while (header := headers.at(position)) != _END_MARKER:
         if len(header) < _BLOCK:
             raise _truncated(region, members)
         if not _checksum_agrees(header):
@@ -113,6 +116,25 @@ def _list_extended(region: Region) -> Members:
     if region.read(end, _BLOCK) != _END_MARKER:
         raise _truncated(region, members) if end + _BLOCK > region.end else _damaged(region, members)
     return members
+
+
+class _Headers:
+    """Reads header blocks: one page for each, or many at once where members are so small that headers lie close."""
+
+    def __init__(self, region: Region) -> None:
+        self._region = region
+        self._data = b""
+        self._start = self._last = region.start
+
+    def at(self, position: int) -> bytes:
+        """The block at `position`; positions rise from call to call."""
+        first = position - self._start
+        if first + _BLOCK > len(self._data):
+            near = 0 < position - self._last < _PAGE
+            self._data = self._region.read(position, _MANY_PAGES if near else _PAGE)
+            self._start, first = position, 0
+        self._last = position
+        return self._data[first : first + _BLOCK]
 
 
 class _File(io.RawIOBase):

@@ -74,8 +74,8 @@ class AlexNetBN(nn.Sequential):
     def initialize(self, generator: Generator) -> None:
         """Draw all weights: convolutions by He's rule, the rest as the Caffe model does.
 
-        There fc6 and fc7 have σ = 0.005 and biases of 0.1, fc8 has σ = 0.01. Here σ grows as 1/√fan-in where the network
-        is made narrower or its input smaller, so that the outputs spread as in the full network.
+        There fc6 and fc7 have σ = 0.005 and biases of 0.1, fc8 has σ = 0.01. Where the network is narrower or its input
+        smaller, σ grows as 1/√fan-in, so that the outputs spread as in the full network.
         """
         start_convolutions(self, generator)
         start_norms(self)

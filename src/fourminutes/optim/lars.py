@@ -38,6 +38,7 @@ class LARS(Optimizer):
     of the updates flush to zero.
 
     Example:
+        >>> from fourminutes.optim import LARS, parameter_groups
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8))
         >>> optimizer = LARS(parameter_groups(model, weight_decay=5e-5), lr=2.0)
 

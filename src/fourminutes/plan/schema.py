@@ -72,7 +72,9 @@ def _default(field: FieldInfo) -> str:
         return "empty"
     if isinstance(value, tuple):
         return "`[" + ", ".join(str(item) for item in value) + "]`"
-    return "null" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    if value in (None, ""):
+        return "null" if value is None else "empty"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 if __name__ == "__main__":

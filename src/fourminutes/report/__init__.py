@@ -11,7 +11,7 @@ from pathlib import Path
 from fourminutes.plan import Plan
 from fourminutes.report.names import FIGURES, TABLES, figure_names, table_names
 
-__all__ = ["FIGURES", "TABLES", "figure_names", "main_table_text", "make_report", "table_names"]
+__all__ = ["FIGURES", "TABLES", "figure_names", "make_report", "table_names"]
 
 
 def make_report(plan: Plan) -> Path:
@@ -23,15 +23,3 @@ def make_report(plan: Plan) -> Path:
     from fourminutes.report.build import build_report
 
     return build_report(plan)
-
-
-def main_table_text(plan: Plan) -> str:
-    """The plan's table of runs, aligned for a terminal.
-
-    Raises:
-        UserError: a record is damaged.
-    """
-    from fourminutes.report.evidence import gather
-    from fourminutes.report.tables import runs_table
-
-    return runs_table(gather(plan)).terminal()

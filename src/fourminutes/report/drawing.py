@@ -91,6 +91,9 @@ def draw(build: Callable[[Evidence], Figure], evidence: Evidence) -> dict[str, b
     """The figure in every format, as bytes."""
     with mpl.rc_context(fname=str(STYLE)):
         figure = build(evidence)
+        # The layout is solved once, for all formats.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         return {form: _rendered(figure, form) for form in FIGURE_FORMATS}
 
 

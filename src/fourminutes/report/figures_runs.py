@@ -59,9 +59,9 @@ def _line(axes: Axes, index: int, x: list[float] | list[int], y: list[float], la
         color=look.colour,
         linestyle=look.dash,
         marker=look.marker,
-        markersize=3.2,
+        markersize=4,
         markeredgecolor=PAPER,
-        markeredgewidth=0.5,
+        markeredgewidth=0.4,
         label=label,
     )
 
@@ -82,7 +82,7 @@ def time_split(evidence: Evidence) -> Figure:
     for row, run in enumerate(evidence.runs):
         axes.text(101, row, words.duration(run.seconds("total_s")), va="center", color=TEXT, fontsize=7)
     axes.set_yticks(rows, [run.label for run in evidence.runs], color=INK)
-    axes.set(xlim=(0, 100), xlabel="share of the run's time; its length at the right")
+    axes.set(xlim=(0, 100), xlabel="share of the run's time (its length, in minutes, at the right)")
     axes.xaxis.set_major_formatter(PercentFormatter())
     axes.invert_yaxis()
     axes.grid(visible=False)

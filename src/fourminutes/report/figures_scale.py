@@ -120,7 +120,11 @@ def _draw_published(efficiency: Axes, rate: Axes) -> None:
 
 def _published_point(axes: Axes, model: str, accelerators: int, fact: Fact) -> None:
     filling = face(INK, fact.certainty)
-    axes.plot(accelerators, fact.value, color=INK, marker=_PUBLISHED[model], markerfacecolor=filling, ls="")
+    # What is confirmed is drawn over what is not.
+    order = 3 if filling == PAPER else 4
+    axes.plot(
+        accelerators, fact.value, color=INK, marker=_PUBLISHED[model], markerfacecolor=filling, ls="", zorder=order
+    )
 
 
 def _published_handles() -> list[Line2D]:

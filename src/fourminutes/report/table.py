@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import pandas as pd
-from tabulate import tabulate
+import tabulate
 
 from fourminutes.report.published import Certainty, Fact
 
 Cell = str | int | float | Fact | None
 Form = Callable[[float], str]
+
+# Headings no wider than their columns need, so that the table of runs fits a terminal.
+tabulate.MIN_PADDING = 0
 
 NOTHING = "–"
 _LATEX = {
@@ -66,7 +69,7 @@ class Column:
 
     def text(self, cell: Cell) -> str:
         """The cell as people read it: unconfirmed numbers bracketed and marked, derived ones marked."""
-        if cell is None or cell == "":
+        if cell is None:
             return NOTHING
         if isinstance(cell, Fact):
             text = self.text(cell.value)
@@ -120,11 +123,14 @@ class Table:
 
     def markdown(self) -> str:
         """A pipe table and its notes, aligned to be read as it is."""
-        return self._text("pipe") + "\n"
-
-    def terminal(self) -> str:
-        """The table without pipes, for a screen."""
-        return self._text("simple")
+        table = tabulate.tabulate(
+            self.texts(),
+            headers=[column.heading for column in self.shown],
+            tablefmt="pipe",
+            colalign=[column.align for column in self.shown] if self.rows else None,
+            disable_numparse=True,
+        )
+        return "\n\n".join([table, *self.footnotes()]) + "\n"
 
     def latex(self) -> str:
         r"""A booktabs tabular; its notes stand below it as a small paragraph."""
@@ -135,16 +141,6 @@ class Table:
         aligns = "".join(column.align[0] for column in self.shown)
         notes = "".join(f"\n\\par\\smallskip\\footnotesize {_latex(note)}" for note in self.footnotes())
         return frame.to_latex(index=False, escape=False, column_format=aligns).rstrip() + notes + "\n"
-
-    def _text(self, form: str) -> str:
-        table = tabulate(
-            self.texts(),
-            headers=[column.heading for column in self.shown],
-            tablefmt=form,
-            colalign=[column.align for column in self.shown] if self.rows else None,
-            disable_numparse=True,
-        )
-        return "\n\n".join([table, "  \n".join(self.footnotes())]).rstrip() + "\n"
 
 
 def _csv_values(column: Column, row: Row) -> tuple[str | int | float | None, ...]:

@@ -23,7 +23,7 @@ _RUN_COLUMNS = (
     Column("top5_percent", "top-5", digits(1)),
     Column("images_per_s", "img/s", digits(0)),
     Column("wall_s", "time", words.duration),
-    Column("input_wait_percent", "wait %", digits(1)),
+    Column("input_wait_percent", "wait", digits(1)),
     Column("n", "n", digits(0)),
     Column("record", "record", csv_only=True),
 )
@@ -32,8 +32,10 @@ _RUN_COLUMNS = (
 def runs_table(evidence: Evidence) -> Table:
     """One row a run; a run of the plan without a record keeps its row, empty."""
     missing = [Row({"run": name}) for name in evidence.missing]
-    notes = ["top-1, top-5: % of validation images after the last epoch; wait: share of the time without input;"]
-    notes.append("time: minutes, with evaluation; n: runs recorded of this recipe, seeds apart.")
+    notes = [
+        "top-1, top-5: % of validation images after the last epoch; wait: % of the time without input; "
+        "time: with evaluation; n: recorded runs of the recipe."
+    ]
     if missing:
         notes.append(f"No record yet: {', '.join(evidence.missing)}.")
     if outdated := [run.label for run in evidence.runs if run.outdated]:
@@ -98,7 +100,7 @@ def _headline_cells(line: Headline) -> dict[str, Cell]:
         "classes": ILSVRC2012_CLASSES,
         "batch": line.batch,
         "epochs": line.epochs,
-        "hardware": f"{line.accelerators} × {line.accelerator}" if line.accelerators else None,
+        "hardware": f"{line.accelerators:,} × {line.accelerator}" if line.accelerators else None,
         "minutes": line.minutes,
         "top1_percent": line.top1_percent,
         "images_per_s": line.images_per_s,

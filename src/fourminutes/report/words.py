@@ -10,9 +10,7 @@ _MODELS = {"alexnet_bn": "AlexNet-BN", "resnet50": "ResNet-50", "resnet_small": 
 
 
 def duration(seconds: float) -> str:
-    """`seconds` as ``9.4 s``, ``3:05`` (minutes) or ``7:02:10`` (hours)."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
+    """`seconds` as ``3:05`` (minutes) or ``7:02:10`` (hours)."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -47,6 +45,7 @@ def optimizer_name(record: RunRecord) -> str:
 def hardware(placement: Placement, provenance: Provenance) -> str:
     """What computed: the device, how many of it, on how many hosts."""
     device = provenance.cpu if placement.device == "cpu" else placement.device
+    device = device.replace("(R)", "").replace("(TM)", "")
     hosts = len(set(placement.hosts))
     where = f", {hosts} hosts" if hosts > 1 else ""
     return f"{len(placement.hosts)} × {device}{where}"

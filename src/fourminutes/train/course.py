@@ -66,7 +66,7 @@ def shared_state(parts: Parts, course: Course, *, ended: str) -> State:
 def own_state(parts: Parts, course: Course) -> State:
     """What a checkpoint holds of this rank alone."""
     return {
-        "loader": parts.training.state().as_dict(),
+        "loader": parts.training.state().to_dict(),
         "buffers": dict(parts.model.named_buffers()),
         "cpu_random": torch.get_rng_state(),
         "cuda_random": torch.cuda.get_rng_state(parts.device) if parts.device.type == "cuda" else None,

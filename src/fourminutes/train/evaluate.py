@@ -65,6 +65,6 @@ def batch_sums(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def average_running_statistics(model: nn.Module, ranks: Ranks) -> None:
-    """Replace batch norm's running means and variances by their means over all ranks, so that all evaluate one model."""
+    """Replace batch norm's running means and variances by their means over all ranks: all evaluate one model."""
     norms = [module for module in model.modules() if isinstance(module, _BATCH_NORMS)]
     ranks.average_(buffer for norm in norms for buffer in norm.buffers())

@@ -10,7 +10,6 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from fourminutes.train.ranks import Ranks
 
@@ -59,7 +58,7 @@ class NoticeBoard:
             return notice
         heard = self.settle()
         self._flag = torch.tensor([notice], dtype=torch.int32)
-        self._work = _start_max(self._flag, self._ranks.group)
+        self._work = dist.all_reduce(self._flag, op=dist.ReduceOp.MAX, group=self._ranks.group, async_op=True)
         return heard
 
     def settle(self) -> Notice:
@@ -69,7 +68,3 @@ class NoticeBoard:
         self._work.wait()
         self._work = None
         return Notice(int(self._flag))
-
-
-def _start_max(flag: Tensor, group: dist.ProcessGroup) -> dist.Work | None:
-    return dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=group, async_op=True)

@@ -81,9 +81,8 @@ def accumulate_gradients(parts: Parts, course: Course, batches: Iterator[Batch])
 
 def batch_loss(parts: Parts, batch: Batch) -> Tensor:
     """Cross-entropy with label smoothing, in nats, the mean over the batch: a scalar in fp32."""
-    images = batch.images.contiguous(memory_format=torch.channels_last)
     with parts.autocast():
-        logits = parts.network(images)
+        logits = parts.network(batch.images)
     return functional.cross_entropy(logits.float(), batch.labels, label_smoothing=parts.settings.label_smoothing)
 
 

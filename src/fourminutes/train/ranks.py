@@ -69,5 +69,5 @@ class Ranks:
             return
         flat = torch.cat([tensor.flatten().double() for tensor in floating])
         mean = self.sum(flat) / self.world_size
-        for tensor, part in zip(floating, mean.split([tensor.numel() for tensor in floating]), strict=True):
+        for tensor, part in zip(floating, torch.split(mean, [tensor.numel() for tensor in floating]), strict=True):
             tensor.copy_(part.view_as(tensor))

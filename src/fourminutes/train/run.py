@@ -98,7 +98,7 @@ def _train(job: Job, launch: Launch, asked_to_stop: Callable[[], bool]) -> RunRe
 
 
 def _parts(job: Job, launch: Launch, topology: Topology, ranks: Ranks, saved: Saved | None) -> Parts:
-    state = LoaderState(**saved.own["loader"]) if saved else None
+    state = LoaderState.from_dict(saved.own["loader"]) if saved else None
     try:
         return set_up(job.settings, job.manifest, job.data.folder, launch, topology, ranks, state)
     except LoaderStateMismatch as error:
@@ -151,6 +151,6 @@ def _require_processes(job: Job, launch: Launch) -> None:
     if launch.world_size != wanted:
         raise UserError(
             f"run {job.run!r}: its plan asks for {wanted} processes, but {launch.world_size} were started; start it by "
-            f"`torchrun --standalone --nproc-per-node {wanted} --no-python fourminutes train ...`, or by srun with "
+            f"`torchrun --standalone --nproc-per-node {wanted} --no-python -- fourminutes train ...`, or by srun with "
             f"--ntasks={wanted}"
         )

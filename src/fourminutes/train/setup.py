@@ -85,7 +85,7 @@ def set_up(
         model=model,
         network=network,
         reduce_state=reduce_state,
-        optimizer=build_optimizer(settings.optimizer, model),
+        optimizer=build_optimizer(model, settings.optimizer),
         training=training,
         validation=validation,
         train_images=manifest.splits["train"].samples,

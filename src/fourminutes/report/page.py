@@ -1,0 +1,165 @@
+"""The page: one HTML file that needs nothing else, not even a script to be read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from fourminutes.record import Provenance
+from fourminutes.report import drawing, words
+from fourminutes.report.evidence import Evidence
+from fourminutes.report.names import FIGURE_FORMATS, FIGURES, TABLE_FORMATS, TABLES
+from fourminutes.report.published import Fact, published
+from fourminutes.report.summary import key_numbers, sentences
+from fourminutes.report.table import Cell, Table
+from fourminutes.report.tables import anchor
+
+_HERE = Path(__file__).parent
+
+#: Sections in the order of the page: anchor, heading, what stands there.
+SECTIONS = (
+    ("runs", "Runs", (("table", "runs"), ("figure", "accuracy"), ("figure", "time-split"))),
+    ("data", "Data", (("table", "data"),)),
+    ("paper", "Beside the paper", (("table", "results"), ("table", "ablations"), ("figure", "scalability"))),
+    ("communication", "Communication", (("figure", "allreduce"), ("table", "allreduce"), ("table", "steps"))),
+    ("scale", "Scale", (("figure", "scaling"), ("table", "scaling"))),
+    ("systems", "Other systems", (("figure", "systems"), ("table", "systems"))),
+)
+#: What a figure shows: measured, predicted or published.
+_ORIGINS = {
+    "scaling": ("measured", "predicted", "published"),
+    "scalability": ("published",),
+    "systems": ("published",),
+}
+# Colours that follow the page's light or dark; the others stand on both.
+_ADAPTIVE = {
+    drawing.INK: "var(--ink)",
+    drawing.TEXT: "var(--muted)",
+    drawing.QUIET: "var(--quiet)",
+    drawing.PAPER: "var(--paper)",
+    "#d8dee4": "var(--rule)",
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a record comes from, as the page tells it."""
+
+    anchor: str
+    label: str
+    path: str
+    lines: tuple[tuple[str, str], ...]
+
+
+def page(evidence: Evidence, tables: dict[str, Table], figures: dict[str, dict[str, bytes]]) -> str:
+    """The whole page as HTML; figures stand in it as SVG."""
+    return _template().render(
+        plan=evidence.plan,
+        summary=sentences(evidence),
+        key_numbers=key_numbers(evidence),
+        sections=_sections(tables, figures),
+        tables=tables,
+        figures={name: Markup(inline_svg(forms["svg"].decode(), name)) for name, forms in figures.items()},
+        table_captions=TABLES,
+        figure_captions=FIGURES,
+        table_formats=TABLE_FORMATS,
+        figure_formats=FIGURE_FORMATS,
+        origins={name: _ORIGINS.get(name, ("measured",)) for name in figures},
+        records=_origins(evidence),
+        newest=max((record.lines[-1][1] for record in _origins(evidence)), default=None),
+        sources=published().sources,
+        sort_key=_sort_key,
+        style=Markup((_HERE / "style" / "page.css").read_text(encoding="utf-8")),
+        script=Markup((_HERE / "style" / "page.js").read_text(encoding="utf-8")),
+    )
+
+
+def inline_svg(svg: str, name: str) -> str:
+    """The figure for use inside a page: own ids, the page's font and colours, no declaration, no fixed size."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", svg)
+    for colour, variable in _ADAPTIVE.items():
+        svg = svg.replace(colour, variable)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{FIGURES[name]}"', 1)
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["zip"] = zip
+    return environment.get_template("page.html.jinja")
+
+
+def _sections(tables: Container[str], figures: Container[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """The sections that have something to show."""
+    present = {"table": tables, "figure": figures}
+    chosen = [
+        (place, heading, [(kind, name) for kind, name in items if name in present[kind]])
+        for place, heading, items in SECTIONS
+    ]
+    return [section for section in chosen if section[2]]
+
+
+def _sort_key(cell: Cell) -> str:
+    """What a program sorts the cell by; empty for nothing."""
+    value = cell.value if isinstance(cell, Fact) else cell
+    return "" if value is None else str(value)
+
+
+def _origins(evidence: Evidence) -> list[Origin]:
+    """Every record that the report stands on."""
+    runs = [
+        Origin(
+            anchor(run),
+            run.label,
+            run.path.as_posix(),
+            (
+                ("data set", run.record.dataset_hash),
+                ("hardware", words.hardware(run.record.placement, run.record.provenance)),
+                ("weights", f"{run.record.parameter_checksum} (SHA-256), {run.record.parameters:,} parameters"),
+                *_provenance_lines(run.record.provenance),
+            ),
+        )
+        for run in evidence.runs
+    ]
+    measured = [
+        Origin(f"record-{index}", kind, sourced.path.as_posix(), _provenance_lines(sourced.record.provenance))
+        for index, (kind, sourced) in enumerate(
+            [
+                *(("collectives", comm) for comm in evidence.comms),
+                *((("prediction", evidence.scale),) if evidence.scale else ()),
+            ]
+        )
+    ]
+    return runs + measured
+
+
+def _provenance_lines(provenance: Provenance) -> tuple[tuple[str, str], ...]:
+    dirty = ", with changes" if provenance.git_dirty else ""
+    return (
+        ("command", provenance.command),
+        ("commit", f"{provenance.git_commit or 'not in a clone'}{dirty}"),
+        (
+            "machine",
+            f"{provenance.host}: {provenance.cpu}, {provenance.cpu_cores} cores, {provenance.memory_gib:g} GiB",
+        ),
+        ("versions", ", ".join(f"{name} {version}" for name, version in sorted(provenance.versions.items()))),
+        ("written", provenance.written),
+    )

@@ -1,0 +1,166 @@
+"""The report in five sentences, and its four key numbers, worked out from the records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from fourminutes.record import CollectiveTiming, CommRecord
+from fourminutes.report import words
+from fourminutes.report.evidence import ILSVRC2012_CLASSES, Evidence, Run
+from fourminutes.report.figures_runs import TIME_PARTS
+from fourminutes.report.published import published
+
+
+@dataclass(frozen=True)
+class KeyNumber:
+    """A number that stands for the whole."""
+
+    value: str
+    unit: str
+    meaning: str
+    origin: str
+
+
+def sentences(evidence: Evidence) -> list[str]:
+    """About five sentences: what was run, how well, how fast, what is idle, and what limits."""
+    if not evidence.runs:
+        return [_NO_RUNS, _headline()]
+    told = [_what(evidence), _accuracy(evidence), _throughput(evidence), _time(evidence)]
+    told += [_collectives(comm.record) for comm in evidence.comms[:1]]
+    return told + _prediction(evidence)
+
+
+def key_numbers(evidence: Evidence) -> list[KeyNumber]:
+    """Best accuracy, highest rate, share of waiting, and the efficiency predicted for the most processes."""
+    best, fastest = evidence.best, _fastest(evidence)
+    if best is None or fastest is None:
+        return []
+    numbers = [
+        KeyNumber(f"{best.record.final.top1_percent:.1f}", "%", f"best top-1, {best.label}", "measured"),
+        KeyNumber(f"{fastest.images_per_s:,.0f}", "images/s", f"highest rate, {fastest.label}", "measured"),
+        KeyNumber(f"{_waiting_percent(evidence.runs):.1f}", "%", "of all run time spent waiting", "measured"),
+    ]
+    if evidence.scale and evidence.scale.record.predictions:
+        far = max(evidence.scale.record.predictions, key=lambda point: (point.processes, point.efficiency_percent))
+        meaning = f"efficiency at {far.processes:,} processes, {far.run}"
+        numbers.append(KeyNumber(f"{far.efficiency_percent:.0f}", "%", meaning, "predicted"))
+    return numbers
+
+
+_NO_RUNS = "No training run has been recorded yet; what follows are published numbers alone."
+
+
+def _headline() -> str:
+    paper = [line for line in published().headline if line.minutes and line.certainty == "confirmed"]
+    told = [
+        f"{line.model} to {line.top1_percent.value:g} % top-1 in {line.minutes.value:g} minutes on "
+        f"{line.accelerators:,} {line.accelerator}"
+        for line in paper
+        if line.minutes and line.top1_percent
+    ]
+    return f"The paper trained {' and '.join(told)}, both with batches of 65,536 images."
+
+
+def _what(evidence: Evidence) -> str:
+    records = [run.record for run in evidence.runs]
+    classes = sorted({record.class_count for record in records})
+    models = sorted({words.model_name(record) for record in records})
+    most = max(record.settings.processes for record in records)
+    missing = f"; without a record yet: {', '.join(evidence.missing)}" if evidence.missing else ""
+    return (
+        f"{words.count(len(records), 'run').capitalize()} of {_joined(models)} "
+        f"{'is' if len(records) == 1 else 'are'} recorded, on {' and '.join(f'{n:,}' for n in classes)} classes "
+        f"and up to {words.count(most, 'process')}{missing}."
+    )
+
+
+def _accuracy(evidence: Evidence) -> str:
+    best = evidence.best
+    assert best is not None
+    final = best.record.final
+    batch = best.record.settings.batch.global_batch
+    told = (
+        f"The most accurate, {best.label}, reaches {final.top1_percent:.1f} % top-1 and {final.top5_percent:.1f} % "
+        f"top-5 after {words.count(final.epoch, 'epoch')} with batches of {batch:,}"
+    )
+    if best.record.class_count == ILSVRC2012_CLASSES:
+        return f"{told}."
+    return f"{told}; the paper's 75.8 % are for the 1,000 classes of ImageNet and are no measure for it."
+
+
+def _throughput(evidence: Evidence) -> str:
+    fastest = _fastest(evidence)
+    assert fastest is not None
+    device = words.hardware(fastest.record.placement, fastest.record.provenance)
+    return f"The fastest, {fastest.label}, trains at {fastest.images_per_s:,.0f} images/s ({device})."
+
+
+def _fastest(evidence: Evidence) -> Run | None:
+    return max(evidence.runs, key=lambda run: run.images_per_s, default=None)
+
+
+def _time(evidence: Evidence) -> str:
+    """Where the time goes over all runs, what of it is waiting, and what holds the computing back most."""
+    total_s = sum(run.seconds("total_s") for run in evidence.runs)
+    share = {part: 100 * sum(run.seconds(part) for run in evidence.runs) / total_s for part, *_ in TIME_PARTS}
+    labels = {part: label for part, label, *_ in TIME_PARTS}
+    largest = max((part for part in share if part != "compute_s"), key=share.__getitem__)
+    return (
+        f"Of all run time {share['compute_s']:.0f} % is forward and backward computing and "
+        f"{_waiting_percent(evidence.runs):.1f} % is waiting ({share['input_wait_s']:.1f} % for input, "
+        f"{share['exposed_reduce_s']:.1f} % for gradients); the largest part beside computing is {labels[largest]}, "
+        f"with {share[largest]:.0f} %."
+    )
+
+
+def _waiting_percent(runs: tuple[Run, ...]) -> float:
+    waiting = [part for part, _, _, is_waiting in TIME_PARTS if is_waiting]
+    total_s = sum(run.seconds("total_s") for run in runs)
+    return 100 * sum(run.seconds(part) for run in runs for part in waiting) / total_s
+
+
+def _collectives(comm: CommRecord) -> str:
+    """Which algorithm wins at which sizes."""
+    by_size = sorted(comm.timings, key=lambda timing: timing.message_bytes)
+    winners = [
+        (size, min(timings, key=lambda timing: timing.median_s).algorithm)
+        for size, timings in ((size, list(group)) for size, group in groupby(by_size, key=_size))
+    ]
+    told = [
+        f"{algorithm} {_span([size for size, _ in group])}"
+        for algorithm, group in ((name, list(group)) for name, group in groupby(winners, key=lambda pair: pair[1]))
+    ]
+    return f"Over {words.count(len(comm.placement.hosts), 'process')} the fastest all-reduce is {_joined(told)}."
+
+
+def _size(timing: CollectiveTiming) -> int:
+    return timing.message_bytes
+
+
+def _span(sizes: list[int]) -> str:
+    if len(sizes) == 1:
+        return f"at {words.size(sizes[0])}"
+    return f"from {words.size(sizes[0])} to {words.size(sizes[-1])}"
+
+
+def _prediction(evidence: Evidence) -> list[str]:
+    if evidence.scale is None or not evidence.scale.record.predictions:
+        return []
+    points = evidence.scale.record.predictions
+    enough = [point for point in points if point.efficiency_percent >= 80]
+    most = max(points, key=lambda point: (point.processes, point.efficiency_percent))
+    reach = max(enough, key=lambda point: point.processes, default=None)
+    kept = (
+        f"80 % efficiency is kept up to {words.count(reach.processes, 'process')} ({reach.run})"
+        if reach
+        else ("no size keeps 80 % efficiency")
+    )
+    return [
+        f"By the model fitted to these measurements {kept}, and at {most.processes:,} processes "
+        f"{most.efficiency_percent:.0f} % remain at best."
+    ]
+
+
+def _joined(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,266 @@
+"""The cost of collectives and steps: known step counts, limits, and the link found again from its own times."""
+
+import itertools
+
+import pytest
+
+from fourminutes.comm.fit import UNLIMITED_BYTE_S, cost_terms, fit_links
+from fourminutes.errors import UserError
+from fourminutes.plan import BatchPlan, CommBenchPlan, ReducePlan, RunPlan, ScalePlan
+from fourminutes.record import (
+    CollectiveTiming,
+    CommRecord,
+    Epoch,
+    LinkFit,
+    Placement,
+    RunRecord,
+    StepTimes,
+    provenance,
+)
+from fourminutes.scale.costmodel import Link, Workload, allreduce_time, bucket_count, step_time
+from fourminutes.scale.simulate import simulate, workload
+
+LINK = Link(latency_s=10e-6, bandwidth_byte_s=10e9)
+ALGORITHMS = ("ring", "hierarchical", "torus")
+WORK = Workload(compute_s=0.3, backward_s=0.2, gradient_bytes=100e6, buckets=4)
+
+
+# --- the equations --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "processes", "group_ranks", "steps"),
+    [
+        ("ring", 1024, 1024, 2046),
+        ("hierarchical", 1024, 16, 186),
+        ("hierarchical", 1024, 8, 282),
+        ("hierarchical", 1024, 64, 282),
+        ("hierarchical", 2048, 32, 250),
+        ("hierarchical", 512, 16, 122),
+        ("torus", 1024, 16, 156),
+    ],
+)
+def test_step_counts_are_the_published_ones(algorithm: str, processes: int, group_ranks: int, steps: int) -> None:
+    assert cost_terms(algorithm, processes, group_ranks)[0] == steps
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_one_process_takes_no_time(algorithm: str) -> None:
+    assert allreduce_time(algorithm, 1e9, 1, LINK, group_ranks=4) == 0
+
+
+@pytest.mark.parametrize("algorithm", ["hierarchical", "torus"])
+def test_groups_of_one_are_the_ring(algorithm: str) -> None:
+    assert cost_terms(algorithm, 12, 1) == cost_terms("ring", 12, 12)
+
+
+def test_torus_moves_what_the_ring_moves() -> None:
+    assert cost_terms("torus", 64, 8)[1] == pytest.approx(cost_terms("ring", 64, 64)[1])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_time_grows_with_processes_and_bytes(algorithm: str) -> None:
+    by_processes = [allreduce_time(algorithm, 1e6, processes, LINK, 4) for processes in (1, 2, 4, 8, 64, 512, 2048)]
+    by_bytes = [allreduce_time(algorithm, size, 64, LINK, 4) for size in (1e3, 1e5, 1e7, 1e9)]
+    for times in (by_processes, by_bytes):
+        assert all(shorter < longer for shorter, longer in itertools.pairwise(times))
+
+
+def test_ring_by_hand() -> None:
+    assert allreduce_time("ring", 1e6, 4, LINK, 4) == pytest.approx(6 * 10e-6 + 1.5 * 1e6 / 10e9)
+
+
+def test_small_messages_want_the_hierarchy_and_large_ones_the_ring() -> None:
+    def ring_is_faster(size: float) -> bool:
+        return allreduce_time("ring", size, 1024, LINK, 16) < allreduce_time("hierarchical", size, 1024, LINK, 16)
+
+    assert [ring_is_faster(size) for size in (1e4, 1e9)] == [False, True]
+
+
+def test_unknown_algorithm_is_refused() -> None:
+    with pytest.raises(UserError, match="no cost equation for 'tree'"):
+        cost_terms("tree", 8, 2)
+
+
+# --- one step -------------------------------------------------------------------------------------------------------
+
+
+def test_step_of_one_process_is_its_computation() -> None:
+    step = step_time(WORK, "ring", 1, LINK, 1)
+    assert (step.total_s, step.exposed_s) == (0.3, 0)
+
+
+def test_fast_link_exposes_the_last_bucket_only() -> None:
+    step = step_time(WORK, "ring", 64, LINK, 64)
+    assert step.exposed_s == pytest.approx(allreduce_time("ring", 25e6, 64, LINK, 64))
+    assert step.total_s == pytest.approx(0.3 + step.exposed_s)
+
+
+def test_slow_link_exposes_all_but_what_runs_beside_the_backward_pass() -> None:
+    slow = Link(latency_s=10e-6, bandwidth_byte_s=0.1e9)
+    bucket_s = allreduce_time("ring", 25e6, 64, slow, 64)
+    # The first bucket is ready after a quarter of 0.2 s; from then on the link is busy with all four.
+    assert step_time(WORK, "ring", 64, slow, 64).exposed_s == pytest.approx(0.05 + 4 * bucket_s - 0.2)
+
+
+def test_one_bucket_hides_nothing() -> None:
+    work = Workload(compute_s=0.3, backward_s=0.2, gradient_bytes=100e6, buckets=1)
+    assert step_time(work, "ring", 8, LINK, 8).exposed_s == allreduce_time("ring", 100e6, 8, LINK, 8)
+
+
+def test_bucket_count_rounds_up() -> None:
+    assert bucket_count(25_557_032, 25) == 4
+    assert bucket_count(10, 25) == 1
+
+
+# --- the fit --------------------------------------------------------------------------------------------------------
+
+
+def timing(algorithm: str, size: int, median_s: float, group_ranks: int = 4) -> CollectiveTiming:
+    return CollectiveTiming(
+        algorithm=algorithm,
+        group_ranks=group_ranks,
+        message_bytes=size,
+        repeats=5,
+        median_s=median_s,
+        lower_quartile_s=median_s,
+        upper_quartile_s=median_s,
+        bus_gbyte_s=1,
+    )
+
+
+def timings_of(link: Link, processes: int = 16) -> list[CollectiveTiming]:
+    return [
+        timing(algorithm, size, allreduce_time(algorithm, size, processes, link, 4))
+        for algorithm in ALGORITHMS
+        for size in (1024, 131_072, 8_388_608)
+    ]
+
+
+@pytest.mark.parametrize("link", [LINK, Link(2e-3, 25e6), Link(1e-6, 400e9)], ids=str)
+def test_fit_finds_the_link_that_made_the_times(link: Link) -> None:
+    fits = fit_links(timings_of(link), 16)
+    assert [fit.algorithm for fit in fits] == list(ALGORITHMS)
+    for fit in fits:
+        assert fit.alpha_s == pytest.approx(link.latency_s, rel=1e-6)
+        assert fit.bandwidth_byte_s == pytest.approx(link.bandwidth_byte_s, rel=1e-6)
+
+
+def test_times_that_shrink_with_size_fit_no_negative_bandwidth() -> None:
+    (fit,) = fit_links([timing("ring", 1024, 2e-3), timing("ring", 1_048_576, 1e-3)], 4)
+    assert fit.bandwidth_byte_s == pytest.approx(UNLIMITED_BYTE_S)
+    assert 0 < fit.alpha_s < 2e-3 / 6
+
+
+# --- predictions of runs --------------------------------------------------------------------------------------------
+
+
+def comm_record(link: Link) -> CommRecord:
+    return CommRecord(
+        plan="test",
+        settings=CommBenchPlan(processes=16, group_ranks=4),
+        placement=Placement(launcher="torchrun", hosts=("a",) * 16, device="cpu", backend="gloo"),
+        provenance=provenance(),
+        timings=tuple(timings_of(link)),
+        fits=tuple(
+            LinkFit(algorithm=algorithm, alpha_s=link.latency_s, bandwidth_byte_s=link.bandwidth_byte_s)
+            for algorithm in ALGORITHMS
+        ),
+    )
+
+
+def epoch(number: int, step_s: float, steps: int = 10) -> Epoch:
+    times = StepTimes(
+        total_s=99,
+        input_wait_s=0.1 * step_s * steps,
+        compute_s=0.8 * step_s * steps,
+        exposed_reduce_s=3,
+        optimizer_s=0.1 * step_s * steps,
+        evaluation_s=4,
+        checkpoint_s=5,
+        other_s=6,
+    )
+    return Epoch(
+        epoch=number,
+        steps=number * steps,
+        train_loss=1,
+        train_images=2560,
+        dropped_images=0,
+        rate=0.1,
+        val_loss=1,
+        top1_percent=50,
+        top5_percent=90,
+        val_images=100,
+        images_per_s=1,
+        times=times,
+    )
+
+
+def run_record(wire: str = "fp16") -> RunRecord:
+    return RunRecord(
+        plan="test",
+        run="a-run",
+        settings=RunPlan(
+            processes=2,
+            batch=BatchPlan(global_batch=256, per_device=32),
+            reduce=ReducePlan(wire=wire, bucket_mib=25),
+        ),
+        settings_hash="0",
+        dataset="d",
+        dataset_hash="0",
+        class_count=1000,
+        parameters=25_557_032,
+        gradient_tensors=161,
+        placement=Placement(launcher="torchrun", hosts=("a", "a"), device="cpu", backend="gloo"),
+        provenance=provenance(),
+        epochs=(epoch(1, 7.0), epoch(2, 2.0), epoch(3, 1.0), epoch(4, 1.5)),
+        sessions=(),
+        parameter_checksum="0",
+    )
+
+
+def test_workload_is_the_median_of_the_later_epochs() -> None:
+    work = workload(run_record())
+    assert work.compute_s == pytest.approx(1.5)
+    # Two thirds of the computing is backward, and only the last of four micro-batches sums beside it.
+    assert work.backward_s == pytest.approx(1.5 * 0.8 * 2 / 3 / 4)
+    assert (work.gradient_bytes, work.buckets) == (2 * 25_557_032, 4)
+
+
+def test_prediction_of_one_process_has_full_efficiency_and_its_own_rate() -> None:
+    record = simulate("test", [run_record()], comm_record(LINK), ScalePlan(world_sizes=(1,)))
+    for prediction in record.predictions:
+        assert prediction.efficiency_percent == 100
+        assert prediction.exposed_reduce_s == 0
+        assert prediction.images_per_s == pytest.approx(128 / 1.5)
+
+
+def test_every_run_algorithm_and_size_is_predicted() -> None:
+    settings = ScalePlan()
+    record = simulate("test", [run_record(), run_record("fp32")], comm_record(LINK), settings)
+    keys = [(prediction.algorithm, prediction.processes) for prediction in record.predictions]
+    assert keys == 2 * list(itertools.product(("ring", "hierarchical"), settings.world_sizes))
+    assert any("groups of 4 processes" in sentence for sentence in record.assumptions)
+
+
+def test_efficiency_falls_with_the_number_of_processes_and_never_rises() -> None:
+    slow = Link(1e-3, 1e8)
+    record = simulate("test", [run_record()], comm_record(slow), ScalePlan())
+    ring = [prediction.efficiency_percent for prediction in record.predictions if prediction.algorithm == "ring"]
+    assert all(larger >= smaller for larger, smaller in itertools.pairwise(ring))
+    assert ring[-1] < 20
+
+
+def test_given_link_takes_the_place_of_the_measured_one() -> None:
+    settings = ScalePlan(world_sizes=(64,), link_gbit_s=80, link_latency_us=10)
+    given = simulate("test", [run_record()], comm_record(Link(1.0, 1.0)), settings)
+    measured = simulate("test", [run_record()], comm_record(LINK), ScalePlan(world_sizes=(64,)))
+    assert given.predictions == measured.predictions
+    assert any("80 Gbit/s, as given" in sentence for sentence in given.assumptions)
+
+
+def test_measurement_without_the_hierarchical_form_is_refused() -> None:
+    comm = comm_record(LINK)
+    without = comm.model_copy(update={"fits": comm.fits[:1]})
+    with pytest.raises(UserError, match="has no fit for hierarchical"):
+        simulate("test", [run_record()], without, ScalePlan())

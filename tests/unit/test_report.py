@@ -1,0 +1,497 @@
+"""Tables, figures and page from hand-made records."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from fourminutes.errors import UserError
+from fourminutes.plan import (
+    BatchPlan,
+    CommBenchPlan,
+    ModelPlan,
+    OptimizerPlan,
+    Plan,
+    RunPlan,
+    ScalePlan,
+    ShardRecipe,
+    content_hash,
+)
+from fourminutes.record import (
+    CollectiveTiming,
+    CommRecord,
+    Epoch,
+    Manifest,
+    Placement,
+    Prediction,
+    Provenance,
+    RunRecord,
+    ScaleRecord,
+    Session,
+    ShardEntry,
+    SplitSummary,
+    StepTimes,
+    write_record,
+)
+from fourminutes.report import FIGURES, TABLES, drawing, figure_names, make_report, table_names
+from fourminutes.report.drawing import PAPER
+from fourminutes.report.evidence import gather
+from fourminutes.report.figures import BUILDERS
+from fourminutes.report.names import FIGURE_FORMATS, TABLE_FORMATS
+from fourminutes.report.published import published
+from fourminutes.report.tables import ablations_table, results_table, runs_table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROVENANCE = Provenance(
+    written="2026-11-20T10:00:00+00:00",
+    command="fourminutes train --plan config/plans/demo.yaml",
+    git_commit="0123456789abcdef0123456789abcdef01234567",
+    git_dirty=False,
+    versions={"python": "3.11.7", "torch": "2.13.0"},
+    host="node1",
+    cpu="Some CPU <2.4 GHz>",
+    cpu_cores=2,
+    memory_gib=24.0,
+)
+
+
+def settings(model="resnet50", kind="lars", batch=512, processes=1, epochs=6, per_device=64) -> RunPlan:
+    return RunPlan(
+        epochs=epochs,
+        processes=processes,
+        model=ModelPlan(name=model, width=0.25, image_px=64),
+        optimizer=OptimizerPlan(kind=kind),
+        batch=BatchPlan(global_batch=batch, per_device=per_device),
+    )
+
+
+def run_record(name, plan="made", run_settings=None, final_top1=80.0, rate=100.0) -> RunRecord:
+    chosen = run_settings or settings()
+    images = 1600
+    seconds = images / rate
+    epochs = tuple(
+        Epoch(
+            epoch=number,
+            steps=3 * number,
+            train_loss=2.3 / number,
+            train_images=images,
+            dropped_images=0,
+            rate=0.1,
+            val_loss=2.0 / number,
+            top1_percent=10 + (final_top1 - 10) * (1 - 0.55**number) / (1 - 0.55**chosen.epochs),
+            top5_percent=60.0 + 5 * number,
+            val_images=400,
+            images_per_s=rate,
+            times=StepTimes(
+                total_s=seconds + 2.0,
+                input_wait_s=0.05 * seconds,
+                compute_s=0.75 * seconds,
+                exposed_reduce_s=0.1 * seconds if chosen.processes > 1 else 0.0,
+                optimizer_s=0.06 * seconds,
+                evaluation_s=1.5,
+                checkpoint_s=0.5,
+                other_s=0.14 * seconds - (0.1 * seconds if chosen.processes > 1 else 0.0),
+            ),
+        )
+        for number in range(1, chosen.epochs + 1)
+    )
+    wall = chosen.epochs * (seconds + 2.0)
+    return RunRecord(
+        plan=plan,
+        run=name,
+        settings=chosen,
+        settings_hash=content_hash(chosen),
+        dataset="made",
+        dataset_hash="ab" * 32,
+        class_count=10,
+        parameters=1_600_000,
+        gradient_tensors=161,
+        placement=Placement(
+            launcher="alone",
+            hosts=("node1",) * chosen.processes,
+            device="cpu",
+            backend="gloo" if chosen.processes > 1 else None,
+        ),
+        provenance=PROVENANCE,
+        epochs=epochs,
+        sessions=(
+            Session(started="2026-11-20T09:00:00+00:00", from_step=0, to_step=18, wall_s=wall, ended="finished"),
+        ),
+        parameter_checksum="cd" * 32,
+    )
+
+
+def comm_record() -> CommRecord:
+    timings = tuple(
+        CollectiveTiming(
+            algorithm=algorithm,
+            group_ranks=4 if algorithm == "ring" else 2,
+            message_bytes=size,
+            repeats=15,
+            median_s=base + size * slope,
+            lower_quartile_s=0.9 * (base + size * slope),
+            upper_quartile_s=1.2 * (base + size * slope),
+            bus_gbyte_s=1.5 * size / (base + size * slope) / 1e9,
+        )
+        for algorithm, base, slope in (("ring", 4e-4, 1e-9), ("hierarchical", 2e-4, 1.6e-9))
+        for size in (1024, 16384, 131072, 1048576, 8388608)
+    )
+    return CommRecord(
+        plan="made",
+        settings=CommBenchPlan(),
+        placement=Placement(launcher="alone", hosts=("node1",) * 4, device="cpu", backend="gloo"),
+        provenance=PROVENANCE,
+        timings=timings,
+        fits=(),
+    )
+
+
+def scale_record(runs=("resnet50-lars-512",)) -> ScaleRecord:
+    return ScaleRecord(
+        plan="made",
+        settings=ScalePlan(),
+        provenance=PROVENANCE,
+        assumptions=("The link between nodes is the measured one.",),
+        predictions=tuple(
+            Prediction(
+                run=run,
+                algorithm=algorithm,
+                processes=processes,
+                step_s=1 + 0.01 * processes**0.5 * factor,
+                exposed_reduce_s=0.01 * processes**0.5 * factor,
+                images_per_s=64 * processes / (1 + 0.01 * processes**0.5 * factor),
+                efficiency_percent=100 / (1 + 0.01 * (processes**0.5 - 1) * factor),
+            )
+            for run in runs
+            for algorithm, factor in (("ring", 2.0), ("hierarchical", 1.0))
+            for processes in (1, 2, 8, 64, 512, 2048)
+        ),
+    )
+
+
+def manifest() -> Manifest:
+    def split(name, shards, each):
+        return SplitSummary(
+            samples=shards * each,
+            tar_bytes=shards * each * 4000,
+            images_per_label=(shards * each // 10,) * 10,
+            shards=tuple(
+                ShardEntry(
+                    name=f"{name}-{i:05d}-of-{shards:05d}",
+                    samples=each,
+                    tar_bytes=each * 4000,
+                    sha256="0" * 64,
+                    index_sha256="1" * 64,
+                )
+                for i in range(shards)
+            ),
+            converted=(),
+            refused=(),
+        )
+
+    return Manifest(
+        dataset_hash="ab" * 32,
+        recipe=ShardRecipe(),
+        expected=None,
+        classes=tuple(f"n{i:08d}" for i in range(10)),
+        splits={"train": split("train", 8, 200), "val": split("val", 2, 200)},
+    )
+
+
+def plan_of(runs: dict[str, RunPlan], name: str = "made", **blocks: Any) -> Plan:
+    raw = {
+        "name": name,
+        "data": {"dataset": "made", "source": {"kind": "synthetic"}},
+        "runs": {run: chosen.model_dump(mode="json") for run, chosen in runs.items()},
+        "comm": {},
+        "scale": {},
+        **blocks,
+    }
+    return Plan.model_validate_json(json.dumps(raw))
+
+
+RUNS = {
+    "alexnet-sgd-64": settings("alexnet_bn", "sgd", 64),
+    "resnet50-lars-512": settings(),
+    "resnet50-lars-1024-x2": settings(batch=1024, processes=2),
+}
+
+
+def record_all(plan: Plan) -> None:
+    for name, chosen in plan.runs.items():
+        write_record(plan.run_record(name), run_record(name, plan.name, chosen, rate=100.0 * chosen.processes**0.5))
+    write_record(plan.comm_record, comm_record())
+    write_record(plan.scale_record, scale_record())
+    write_record(plan.manifest, manifest())
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
+    """A whole report, and the folder that it was made in."""
+    folder = tmp_path_factory.mktemp("report")
+    plan = plan_of(RUNS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        record_all(plan)
+        make_report(plan)
+    return plan, folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def outputs(plan: Plan) -> list[Path]:
+    """What the workflow declares."""
+    return [
+        *(plan.results / "tables" / f"{name}.{form}" for name in table_names(plan) for form in TABLE_FORMATS),
+        *(plan.results / "figures" / f"{name}.{form}" for name in figure_names(plan) for form in FIGURE_FORMATS),
+        plan.results / "report.html",
+    ]
+
+
+def test_every_declared_output_is_written(built: tuple[Plan, Path]) -> None:
+    plan, folder = built
+    assert set(table_names(plan)) == set(TABLES)
+    assert set(figure_names(plan)) == set(FIGURES)
+    assert [path for path in outputs(plan) if not (folder / path).stat().st_size] == []
+
+
+def test_equal_records_give_equal_bytes(built: tuple[Plan, Path], here: Path) -> None:
+    plan, folder = built
+    record_all(plan)
+    make_report(plan)
+    assert [path for path in outputs(plan) if (folder / path).read_bytes() != (here / path).read_bytes()] == []
+
+
+def test_a_plan_without_records_still_gets_all_that_it_declares(here: Path) -> None:
+    plan = plan_of(RUNS)
+    make_report(plan)
+    assert [path for path in outputs(plan) if not path.stat().st_size] == []
+    assert "No record yet: alexnet-sgd-64" in (plan.results / "tables/runs.md").read_text()
+    assert "No training run has been recorded yet" in (plan.results / "figures/accuracy.svg").read_text()
+    assert "No training run has been recorded yet" in (plan.results / "report.html").read_text()
+
+
+def test_drawing_loads_neither_torch_nor_dali_and_the_names_alone_not_even_pandas(here: Path) -> None:
+    plan = plan_of(RUNS)
+    record_all(plan)
+    Path("plan.json").write_text(plan.model_dump_json())
+    script = """
+import sys
+from pathlib import Path
+from fourminutes.plan import Plan
+from fourminutes.report import figure_names, make_report, table_names
+plan = Plan.model_validate_json(Path("plan.json").read_text())
+assert figure_names(plan) and table_names(plan)
+heavy = {"matplotlib", "pandas", "torch", "nvidia"} & {name.split(".")[0] for name in sys.modules}
+assert not heavy, heavy
+make_report(plan)
+heavy = {"torch", "nvidia"} & {name.split(".")[0] for name in sys.modules}
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_table_of_runs_holds_the_numbers_worked_out_by_hand(built: tuple[Plan, Path]) -> None:
+    plan, folder = built
+    table = pd.read_csv(folder / plan.results / "tables/runs.csv").set_index("run")
+    # 6 epochs of 1,600 images at 100 images/s: 16 s each, of which 5 % is input wait, and 2 s beside.
+    run = table.loc["resnet50-lars-512"]
+    assert (run.images_per_s, run.wall_s, run.epochs, run.n) == (100, 6 * 18, 6, 1)
+    assert run.input_wait_percent == pytest.approx(100 * 0.8 / 18, rel=1e-5)
+    assert run.top1_percent == pytest.approx(80)
+    assert run.record == "results/made/runs/resnet50-lars-512.json"
+
+
+def test_the_table_of_runs_fits_a_terminal(built: tuple[Plan, Path]) -> None:
+    plan, folder = built
+    lines = (folder / plan.results / "tables/runs.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 2 + len(RUNS)
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert len(rows[0]) <= 120
+
+
+def test_removing_a_record_empties_its_row_and_no_other(here: Path) -> None:
+    plan = plan_of(RUNS)
+    record_all(plan)
+    before = {row.cells["run"]: row.cells for row in runs_table(gather(plan)).rows}
+    plan.run_record("alexnet-sgd-64").unlink()
+    after = {row.cells["run"]: row.cells for row in runs_table(gather(plan)).rows}
+    assert after.pop("alexnet-sgd-64") == {"run": "alexnet-sgd-64"}
+    del before["alexnet-sgd-64"]
+    assert after == before
+
+
+def test_a_record_made_with_other_settings_than_the_plans_is_named(here: Path) -> None:
+    record_all(plan_of(RUNS))
+    changed = plan_of(RUNS | {"alexnet-sgd-64": settings("alexnet_bn", "sgd", 128)})
+    assert any("changed since: alexnet-sgd-64." in note for note in runs_table(gather(changed)).notes)
+
+
+def test_repeats_with_other_seeds_are_counted(here: Path) -> None:
+    again = settings().model_copy(update={"seed": 7})
+    plan = plan_of(RUNS | {"again": again})
+    record_all(plan)
+    counted = {run.label: run.repeats for run in gather(plan).runs}
+    assert counted == {"alexnet-sgd-64": 1, "resnet50-lars-512": 2, "resnet50-lars-1024-x2": 1, "again": 2}
+
+
+def test_a_damaged_record_is_named(here: Path) -> None:
+    plan = plan_of(RUNS)
+    record_all(plan)
+    plan.run_record("alexnet-sgd-64").write_text("{}")
+    with pytest.raises(UserError, match=r"alexnet-sgd-64\.json: is no RunRecord"):
+        make_report(plan)
+
+
+def test_a_plan_that_only_draws_takes_each_record_that_its_globs_match_once(here: Path) -> None:
+    record_all(plan_of(RUNS))
+    record_all(plan_of(RUNS, name="other"))
+    globs = ["results/*/runs/*.json", "results/made/runs/alexnet*.json"]
+    drawing_only = plan_of({}, "paper", data=None, comm=None, scale=None, report={"records": globs})
+    labels = [run.label for run in gather(drawing_only).runs]
+    assert len(labels) == len(set(labels)) == 2 * len(RUNS)
+    assert "other/alexnet-sgd-64" in labels
+
+
+def test_only_a_run_on_imagenet_with_the_papers_batch_stands_beside_an_ablation(here: Path) -> None:
+    full = settings(batch=65536, epochs=90)
+    full = full.model_copy(update={"model": ModelPlan(name="resnet50")})
+    plan = plan_of({"full": full, "small": settings()})
+    record_all(plan)
+    assert not any(row.cells["own"] for row in ablations_table(gather(plan)).rows)
+    on_imagenet = run_record("full", "made", full).model_copy(update={"class_count": 1000})
+    write_record(plan.run_record("full"), on_imagenet)
+    beside = {row.cells["change"]: row.cells["own_run"] for row in ablations_table(gather(plan)).rows}
+    assert [change for change, run in beside.items() if run == "full"] == ["+ no decay on bias and batch norm"]
+
+
+def test_unconfirmed_numbers_are_marked_in_every_form_of_a_table(here: Path) -> None:
+    table = results_table(gather(plan_of({}, data=None, comm=None, scale=None)))
+    assert "(76.2)†" in table.markdown()
+    assert "unconfirmed: remembered" in table.markdown()
+    assert r"(76.2)\textsuperscript{\textdagger}" in table.latex()
+    Path("results.csv").write_text(table.csv())
+    rows = pd.read_csv("results.csv").set_index("top1_percent")
+    assert rows.loc[76.2, "top1_percent_certainty"] == "unconfirmed"
+    assert rows.loc[75.8, "top1_percent_certainty"] == "confirmed"
+    assert rows.loc[75.8, "images_per_s_certainty"] == "derived"
+
+
+def test_latex_is_booktabs_and_escapes_what_latex_would_read(here: Path) -> None:
+    latex = results_table(gather(plan_of({}, data=None, comm=None, scale=None))).latex()
+    assert all(rule in latex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+    assert r"top-1 \%" in latex
+    assert not re.search(r"(?<!\\)[%&#_](?=[^ ])", latex.replace(" & ", " "))
+
+
+def points(name: str, plan: Plan, axes: int = 0) -> dict[tuple[float, float], bool]:
+    """Every single marker of a figure's axes, and whether it is hollow."""
+    with drawing.mpl.rc_context(fname=str(drawing.STYLE)):
+        lines = BUILDERS[name](gather(plan)).axes[axes].get_lines()
+    return {
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0])): line.get_markerfacecolor() == PAPER
+        for line in lines
+        if len(line.get_xdata()) == 1 and line.get_marker() not in ("", "None")
+    }
+
+
+def test_a_system_is_drawn_hollow_where_its_time_or_size_is_unconfirmed(here: Path) -> None:
+    drawn = points("systems", plan_of({}, data=None, comm=None, scale=None))
+    for system in published().systems:
+        if system.minutes and system.accelerators:
+            unconfirmed = "unconfirmed" in (system.minutes.certainty, system.accelerators.certainty)
+            assert drawn[system.accelerators.value, system.minutes.value] == unconfirmed, system
+
+
+def test_published_efficiencies_are_hollow_where_unconfirmed_and_measured_ones_are_drawn(here: Path) -> None:
+    plan = plan_of(RUNS)
+    record_all(plan)
+    drawn = points("scaling", plan)
+    assert drawn[2048, 97] is False
+    assert drawn[2048, 87.9] is True
+    # 100 images/s on one process, 141.4 on two with the same work each.
+    measured = [y for (x, y), hollow in drawn.items() if x == 2 and not hollow]
+    assert measured == [pytest.approx(100 * 2**0.5 / 2)]
+
+
+class _Page(HTMLParser):
+    """Collects what a page loads, links to and names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            elif name in ("href", "xlink:href", "src", "srcset", "data", "poster", "action"):
+                (self.links if tag == "a" else self.loads).append(value or "")
+
+
+@pytest.fixture(scope="module")
+def page(built: tuple[Plan, Path]) -> str:
+    plan, folder = built
+    return (folder / plan.results / "report.html").read_text()
+
+
+def test_the_page_loads_nothing_from_outside(page: str) -> None:
+    parsed = _Page()
+    parsed.feed(page)
+    assert [load for load in parsed.loads if not load.startswith("#")] == []
+    assert not re.search(r"url\((?!#)|@import", page)
+    assert "default-src 'none'" in page
+
+
+def test_every_link_inside_the_page_arrives_and_no_name_is_given_twice(page: str, built: tuple[Plan, Path]) -> None:
+    plan, folder = built
+    parsed = _Page()
+    parsed.feed(page)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    inside = {link[1:] for link in parsed.links + parsed.loads if link.startswith("#")}
+    assert inside - set(parsed.ids) == set()
+    files = [link for link in parsed.links if not link.startswith(("#", "https://"))]
+    assert files
+    assert [file for file in files if not (folder / plan.results / file).is_file()] == []
+
+
+def test_the_page_tells_the_origin_of_every_run_with_its_text_escaped(page: str) -> None:
+    for name in RUNS:
+        assert f"results/made/runs/{name}.json" in page
+    assert PROVENANCE.git_commit is not None
+    assert PROVENANCE.git_commit in page
+    assert "Some CPU &lt;2.4 GHz&gt;" in page
+    assert "<2.4 GHz>" not in page
+
+
+def test_the_summary_is_worked_out_from_the_records(page: str) -> None:
+    summary = re.sub(r"\s+", " ", page.split('<p class="summary">')[1].split("</p>")[0])
+    assert (
+        "3 runs of AlexNet-BN ×0.25 and ResNet-50 ×0.25 are recorded, on 10 classes and up to 2 processes." in summary
+    )
+    assert "80.0 % top-1" in summary
+    assert "resnet50-lars-1024-x2, trains at 141 images/s" in summary
+    assert "hierarchical from 1 KiB to 128 KiB and ring from 1 MiB to 8 MiB" in summary
+    assert "80 % efficiency is kept up to 512 processes" in summary
+
+
+def test_the_workflows_captions_are_the_pages() -> None:
+    folder = ROOT / "workflow/report"
+    captions = FIGURES | {f"table-{name}": caption for name, caption in TABLES.items()}
+    assert {name: (folder / f"{name}.rst").read_text().strip() for name in captions} == captions

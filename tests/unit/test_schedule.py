@@ -1,0 +1,92 @@
+"""The learning rate over the epochs."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fourminutes.optim import LARS, rate_at, set_rate
+from fourminutes.plan import SchedulePlan
+
+MLPERF_64K = SchedulePlan(base_rate=24.699, warmup_epochs=31, power=2, end_rate=1e-4)
+
+schedules = st.builds(
+    SchedulePlan,
+    base_rate=st.floats(0.01, 50),
+    warmup_epochs=st.floats(0, 30),
+    warmup_rate=st.floats(0, 5),
+    decay=st.sampled_from(["polynomial", "cosine", "constant"]),
+    power=st.floats(1, 3),
+    end_rate=st.floats(0, 0.01),
+)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [
+        (0, 0.0),
+        (15.5, 24.699 / 2),
+        (31, 24.699),
+        (31 + 59 / 2, 1e-4 + (24.699 - 1e-4) / 4),  # half-way down: a quarter is left of a square
+        (90, 1e-4),
+        (91, 1e-4),
+    ],
+)
+def test_polynomial_of_the_mlperf_64k_recipe(epoch, rate):
+    assert rate_at(MLPERF_64K, epoch, 90) == pytest.approx(rate)
+
+
+def test_cosine_passes_the_middle_at_half_time():
+    schedule = SchedulePlan(base_rate=2.0, warmup_epochs=10, decay="cosine", end_rate=0.5)
+    assert rate_at(schedule, 10, 50) == pytest.approx(2.0)
+    assert rate_at(schedule, 30, 50) == pytest.approx(1.25)
+    assert rate_at(schedule, 50, 50) == pytest.approx(0.5)
+
+
+def test_constant_keeps_the_base_rate_to_the_end():
+    schedule = SchedulePlan(base_rate=0.3, warmup_epochs=1, decay="constant", end_rate=0.1)
+    assert [rate_at(schedule, epoch, 4) for epoch in (1, 2.5, 4)] == [0.3, 0.3, 0.3]
+
+
+def test_warmup_is_linear_from_its_own_rate():
+    schedule = SchedulePlan(base_rate=32, warmup_epochs=10, warmup_rate=1)
+    rates = [rate_at(schedule, epoch, 100) for epoch in range(11)]
+    assert rates[0] == 1
+    assert rates[10] == 32
+    assert [after - before for before, after in pairwise(rates)] == pytest.approx([3.1] * 10)
+
+
+def test_without_warmup_the_first_step_has_the_base_rate():
+    assert rate_at(SchedulePlan(base_rate=0.1), 0, 5) == 0.1
+
+
+@given(schedule=schedules)
+def test_warmup_meets_the_decay(schedule):
+    peak = schedule.warmup_epochs
+    before, after = rate_at(schedule, max(peak - 1e-9, 0), 40), rate_at(schedule, peak + 1e-9, 40)
+    assert after == pytest.approx(schedule.base_rate, rel=1e-6)
+    if peak > 1e-3:
+        assert before == pytest.approx(after, rel=1e-4, abs=1e-4)
+
+
+@given(schedule=schedules, epoch=st.floats(0, 40))
+def test_rate_stays_between_the_rates_of_the_plan(schedule, epoch):
+    rates = (schedule.base_rate, schedule.warmup_rate, schedule.end_rate)
+    assert min(rates) - 1e-12 <= rate_at(schedule, epoch, 40) <= max(rates) + 1e-12
+
+
+@given(schedule=schedules, epochs=st.lists(st.floats(30, 40), min_size=2, max_size=2).map(sorted))
+def test_rate_never_rises_after_the_warmup(schedule, epochs):
+    earlier, later = (rate_at(schedule, epoch, 40) for epoch in epochs)
+    assert later <= earlier + 1e-12
+
+
+def test_set_rate_reaches_every_group():
+    groups = [{"params": [torch.nn.Parameter(torch.ones(2))]}, {"params": [torch.nn.Parameter(torch.ones(3))]}]
+    optimizer = LARS(groups, lr=0.1)
+    set_rate(optimizer, 0.7)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.7, 0.7]
