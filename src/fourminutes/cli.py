@@ -106,7 +106,7 @@ def synthesize(
 def index(
     source: Annotated[Path, typer.Argument(help="folder with the three archives, or an extracted train/ and val/")],
     out: Annotated[Path, typer.Option(help="Parquet file to write")],
-    workers: Annotated[int | None, typer.Option(help="processes that read headers; default four a core", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="threads that read headers; default four a core", min=1)] = None,
     json_: JsonOption = False,
 ) -> None:
     """List every image of ImageNet, with label and place, without unpacking a file."""
@@ -230,7 +230,7 @@ def bench(
     from fourminutes.record import write_record
 
     loaded = load_plan(plan) if plan else None
-    settings = loaded.comm if loaded else CommBenchPlan(processes=resolve_launch().world_size)
+    settings = loaded.comm if loaded else CommBenchPlan(processes=max(2, resolve_launch().world_size))
     if settings is None:
         raise UserError(f"{plan}: has no comm block; add one, or leave --plan out")
     record = run_bench(settings, plan=loaded.name if loaded else "")

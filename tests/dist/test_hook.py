@@ -28,7 +28,7 @@ def deep_model(layers: int = 6) -> torch.nn.Module:
 
 
 def wrapped(layers: int = 6) -> DistributedDataParallel:
-    return DistributedDataParallel(deep_model(layers), bucket_cap_mb=BUCKET_MIB, broadcast_buffers=False)
+    return DistributedDataParallel(deep_model(layers), bucket_cap_mb=BUCKET_MIB)
 
 
 def gradients(model: DistributedDataParallel, rank: int, steps: int = 2, micro_batches: int = 2) -> list[torch.Tensor]:
@@ -70,7 +70,7 @@ def test_gradients_are_those_of_ddp_to_rounding(world_size: int) -> None:
 def delayed_gradients(launch: Launch) -> str:
     """Gradients of a model of many buckets, each rank held up before random gradients by work of random length."""
     chance = random.Random(launch.rank)
-    model = wrapped(layers=12)
+    model = wrapped(layers=40)
     topology = discover(launch, 2)
     ballast = torch.ones(150, 150)
 
@@ -82,7 +82,8 @@ def delayed_gradients(launch: Launch) -> str:
         parameter.register_hook(hold_up)
     with closing(ReduceState(topology, ReducePlan(algorithm="hierarchical", wire="fp16"))) as state:
         model.register_comm_hook(state, reduce_hook)
-        collected = gradients(model, launch.rank, steps=4)
+        collected = gradients(model, launch.rank, steps=4, micro_batches=1)
+    assert len(model._get_ddp_logging_data()["rebuilt_bucket_sizes"].split(",")) >= 40
     return hashlib.sha256(torch.cat([gradient.flatten() for gradient in collected]).numpy().tobytes()).hexdigest()
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ import yaml
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from fourminutes.cli import main
 from fourminutes.data.index import build_index
 from fourminutes.data.loader import Batch
 from fourminutes.data.manifest import make_manifest
@@ -118,47 +120,45 @@ def signal_after_step(step: int, number: signal.Signals) -> Iterator[None]:
         handle.remove()
 
 
-DRIVER = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-from fourminutes.cli import main
-from test_train import signal_after_step
-sys.argv = ["fourminutes", "train", "--plan", {plan!r}, "--run", "run"]
-if int(os.environ["RANK"]) in {ranks!r}:
-    with signal_after_step({step}, signal.{number}):
-        main()
-else:
-    main()
-"""
+# Every process would spend seconds on importing torch and DALI; forked from one that has them, it spends none.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["fourminutes.cli", "fourminutes.train"])
 
 
 def launch(
-    bench: Bench, plan: Plan, *, ranks: tuple[int, ...] = (), step: int = 0, number: str = "SIGTERM"
-) -> tuple[list[int], str]:
+    bench: Bench, plan: Plan, *, ranks: tuple[int, ...] = (), step: int = 0, number: signal.Signals = signal.SIGTERM
+) -> tuple[list[int | None], str]:
     """Run `plan` on its processes; a signal comes to `ranks` after `step`. Gives exit statuses and rank 0's stderr."""
-    path = str(bench.path(plan.name))
-    script = DRIVER.format(tests=str(Path(__file__).parent), plan=path, ranks=ranks, step=step, number=number)
-    world_size = plan.runs["run"].processes
+    path, world_size = bench.path(plan.name), plan.runs["run"].processes
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    signals = [(step, number) if rank in ranks else None for rank in range(world_size)]
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script],
-            cwd=bench.folder,
-            env=os.environ | _torchrun_variables(rank, world_size, port),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        PROCESSES.Process(target=one_process, args=(path, torchrun_variables(rank, world_size, port), signals[rank]))
         for rank in range(world_size)
     ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    return [process.returncode for process in processes], errors[0]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+        process.kill()
+    return [process.exitcode for process in processes], path.with_suffix(".0.log").read_text()
 
 
-def _torchrun_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
+def one_process(path: Path, environ: dict[str, str], stop: tuple[int, signal.Signals] | None) -> None:
+    """What `fourminutes train` is as one of several processes, with its stderr in a file."""
+    os.environ |= environ
+    os.chdir(path.parent)
+    with path.with_suffix(f".{environ['RANK']}.log").open("w") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    sys.argv = ["fourminutes", "train", "--plan", str(path), "--run", "run"]
+    with signal_after_step(*stop) if stop else nullcontext():
+        main()
+
+
+def torchrun_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} | ENVIRONMENT
-    return {name: str(value) for name, value in names.items()} | meeting
+    return {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def record_of(plan: Plan) -> RunRecord:
@@ -306,7 +306,7 @@ def test_four_processes_killed_in_mid_epoch_lose_no_bit(bench):
     """With four, sums depend on the layout of DDP's buckets: it must be that of the undisturbed run."""
     undisturbed, killed = bench.plan("whole-4", processes=4), bench.plan("killed-4", processes=4)
     assert launch(bench, undisturbed)[0] == [0] * 4
-    assert launch(bench, killed, ranks=(0, 1, 2, 3), step=MIDDLE, number="SIGKILL")[0] == [-signal.SIGKILL] * 4
+    assert launch(bench, killed, ranks=(0, 1, 2, 3), step=MIDDLE, number=signal.SIGKILL)[0] == [-signal.SIGKILL] * 4
     assert launch(bench, killed)[0] == [0] * 4
     record = record_of(killed)
     assert_whole(record, bench.manifest)
@@ -322,14 +322,7 @@ def parts_of(model: nn.Module, micro_batches: int) -> Any:
     """As much of the parts as the gradient needs."""
     settings = RunPlan.model_validate({"batch": {"global_batch": 8, "per_device": 8 // micro_batches}})
     with_autocast = torch.autocast("cpu", enabled=False)
-    return SimpleNamespace(
-        settings=settings, network=model, autocast=lambda: with_autocast, without_reduce=with_nothing
-    )
-
-
-@contextmanager
-def with_nothing() -> Iterator[None]:
-    yield
+    return SimpleNamespace(settings=settings, network=model, autocast=lambda: with_autocast, without_reduce=nullcontext)
 
 
 def test_micro_batches_accumulate_to_the_gradient_of_the_whole_batch():

@@ -6,52 +6,53 @@ import re
 from pathlib import Path
 
 import pytest
+from support.clone import Clone, Demo, planned_jobs
 
 from fourminutes.plan import Plan, load_plan
 from fourminutes.record import CommRecord, Manifest, RunRecord, ScaleRecord, read_record
 from fourminutes.report.names import FIGURE_FORMATS, TABLE_FORMATS, figure_names, table_names
 
-from .conftest import Clone
-
 NOTHING = "Nothing to be done"
 
 
 @pytest.fixture(scope="session")
-def plan(demo: Clone) -> Plan:
-    return load_plan(demo.folder / "config" / "plans" / "demo.yaml")
+def plan(clone: Clone) -> Plan:
+    return load_plan(clone.folder / "config" / "plans" / "demo.yaml")
 
 
 @pytest.fixture(scope="session")
-def runs(demo: Clone, plan: Plan) -> dict[str, RunRecord]:
-    return {name: read_record(demo.folder / plan.run_record(name), RunRecord) for name in plan.runs}
+def runs(clone: Clone, plan: Plan) -> dict[str, RunRecord]:
+    return {name: read_record(clone.folder / plan.run_record(name), RunRecord) for name in plan.runs}
 
 
-def dry_run(demo: Clone) -> dict[str, int]:
+@pytest.fixture(scope="session")
+def clone(demo: Demo) -> Clone:
+    return demo.clone
+
+
+def dry_run(clone: Clone) -> dict[str, int]:
     """The jobs that a bare `snakemake` would run now, by rule."""
-    done = demo.run("snakemake", "-n")
+    done = clone.run("snakemake", "-n")
     assert done.returncode == 0, done.stderr
-    if NOTHING in done.stdout + done.stderr:
-        return {}
-    table = done.stdout.split("Job stats:")[-1].split("Reasons:")[0]
-    return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
+    return planned_jobs(done.stdout)
 
 
-def test_the_screen_ends_with_the_main_table_and_the_paths(demo: Clone, plan: Plan):
+def test_the_screen_ends_with_the_main_table_and_the_paths(demo: Demo, plan: Plan):
     table, paths = demo.screen.split("tables: ")
     assert all(run in table for run in plan.runs)
     assert "results/demo/report.html" in paths
 
 
-def test_every_table_and_figure_of_the_plan_is_there_and_not_empty(demo: Clone, plan: Plan):
+def test_every_table_and_figure_of_the_plan_is_there_and_not_empty(clone: Clone, plan: Plan):
     wanted = [f"tables/{name}.{ending}" for name in table_names(plan) for ending in TABLE_FORMATS]
     wanted += [f"figures/{name}.{ending}" for name in figure_names(plan) for ending in FIGURE_FORMATS]
-    results = demo.folder / plan.results
+    results = clone.folder / plan.results
     missing = [name for name in [*wanted, "report.html"] if not (results / name).stat().st_size]
     assert missing == []
 
 
-def test_the_page_names_every_run_and_loads_nothing_from_outside(demo: Clone, plan: Plan):
-    page = (demo.folder / plan.results / "report.html").read_text()
+def test_the_page_names_every_run_and_loads_nothing_from_outside(clone: Clone, plan: Plan):
+    page = (clone.folder / plan.results / "report.html").read_text()
     assert all(run in page for run in plan.runs)
     assert not re.findall(r"""(?:src|<link[^>]*href)\s*=\s*["']https?:""", page)
 
@@ -63,10 +64,8 @@ def test_the_runs_cover_both_optimizers_both_networks_and_both_process_counts(ru
     assert {one.processes for one in settings} == {1, 2}
 
 
-def test_every_validation_image_was_seen_once_in_every_epoch(
-    demo: Clone, plan: Plan, runs: dict[str, RunRecord]
-):
-    expected = read_record(demo.folder / plan.manifest, Manifest).splits["val"].samples
+def test_every_validation_image_was_seen_once_in_every_epoch(clone: Clone, plan: Plan, runs: dict[str, RunRecord]):
+    expected = read_record(clone.folder / plan.manifest, Manifest).splits["val"].samples
     assert {epoch.val_images for record in runs.values() for epoch in record.epochs} == {expected}
 
 
@@ -82,61 +81,63 @@ def test_the_parts_of_an_epoch_add_up_to_its_time(runs: dict[str, RunRecord]):
             assert sum(parts.values()) - parts["total_s"] == pytest.approx(parts["total_s"], rel=1e-6)
 
 
-def test_the_collectives_were_measured_on_four_processes(demo: Clone, plan: Plan):
-    record = read_record(demo.folder / plan.comm_record, CommRecord)
+def test_the_collectives_were_measured_on_four_processes(clone: Clone, plan: Plan):
+    record = read_record(clone.folder / plan.comm_record, CommRecord)
     assert len(record.placement.hosts) == 4
     assert {timing.algorithm for timing in record.timings} >= {"ring", "hierarchical"}
-    assert read_record(demo.folder / plan.scale_record, ScaleRecord).predictions
+    assert read_record(clone.folder / plan.scale_record, ScaleRecord).predictions
 
 
-def test_a_second_snakemake_does_nothing_and_says_so(demo: Clone):
-    done = demo.run("snakemake")
+def test_a_second_snakemake_does_nothing_and_says_so(clone: Clone):
+    done = clone.run("snakemake")
     assert done.returncode == 0
     assert NOTHING in done.stdout + done.stderr
 
 
-def test_dvc_records_what_is_there_and_a_second_repro_does_nothing(demo: Clone, plan: Plan):
-    before = {path: path.stat().st_mtime_ns for path in _records(demo, plan)}
-    first = demo.run("dvc", "repro")
+def test_dvc_records_what_is_there_and_a_second_repro_does_nothing(clone: Clone, plan: Plan):
+    before = {path: path.stat().st_mtime_ns for path in _records(clone, plan)}
+    first = clone.run("dvc", "repro")
     assert first.returncode == 0, first.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    second = demo.run("dvc", "repro")
+    second = clone.run("dvc", "repro")
     assert second.returncode == 0, second.stderr
     assert "Data and pipelines are up to date." in second.stdout + second.stderr
 
 
-def test_a_comment_in_the_plan_and_a_reworded_rule_rerun_nothing(demo: Clone):
+def test_a_comment_in_the_plan_and_a_reworded_rule_rerun_nothing(clone: Clone):
     changes = {
         "config/plans/demo.yaml": ("name: demo", "# Another comment.\nname: demo"),
         "workflow/rules/train.smk": ("fourminutes train --plan", "fourminutes  train   --plan"),
     }
-    with_changes = _changed(demo, changes)
+    with_changes = _changed(clone, changes)
     try:
-        assert dry_run(demo) == {}
+        assert dry_run(clone) == {}
     finally:
         _restore(with_changes)
 
 
-def test_a_changed_recipe_reruns_its_run_and_what_is_drawn_from_it(demo: Clone, plan: Plan):
+def test_a_changed_recipe_reruns_its_run_and_what_is_drawn_from_it(clone: Clone, plan: Plan):
     run = next(iter(plan.runs))
-    old = demo.folder / "config" / "plans" / "demo.yaml"
-    with_changes = _changed(demo, {"config/plans/demo.yaml": (f"  {run}:\n", f"  {run}:\n    label_smoothing: 0.05\n")})
+    old = clone.folder / "config" / "plans" / "demo.yaml"
+    with_changes = _changed(
+        clone, {"config/plans/demo.yaml": (f"  {run}:\n", f"  {run}:\n    label_smoothing: 0.05\n")}
+    )
     try:
         assert old.read_text().count("label_smoothing: 0.05") == 1
-        assert dry_run(demo) == {"train_run": 1, "simulate": 1, "report": 1, "all": 1, "total": 4}
+        assert dry_run(clone) == {"train_run": 1, "simulate": 1, "report": 1, "all": 1, "total": 4}
     finally:
         _restore(with_changes)
 
 
-def _records(demo: Clone, plan: Plan) -> list[Path]:
-    return [demo.folder / plan.manifest, *(demo.folder / plan.run_record(run) for run in plan.runs)]
+def _records(clone: Clone, plan: Plan) -> list[Path]:
+    return [clone.folder / plan.manifest, *(clone.folder / plan.run_record(run) for run in plan.runs)]
 
 
-def _changed(demo: Clone, changes: dict[str, tuple[str, str]]) -> dict[Path, str]:
+def _changed(clone: Clone, changes: dict[str, tuple[str, str]]) -> dict[Path, str]:
     """Make the changes; what each file held before."""
-    before = {demo.folder / name: (demo.folder / name).read_text() for name in changes}
+    before = {clone.folder / name: (clone.folder / name).read_text() for name in changes}
     for path, text in before.items():
-        old, new = changes[str(path.relative_to(demo.folder))]
+        old, new = changes[str(path.relative_to(clone.folder))]
         assert old in text
         path.write_text(text.replace(old, new, 1))
     return before

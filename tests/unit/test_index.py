@@ -207,6 +207,7 @@ def test_archives_and_extracted_folders_may_be_mixed(source, out, parts):
 def test_val_by_class_needs_no_devkit(source, out):
     extract(source, "val")
     sort_val_by_class(source, dict(zip(VAL_PICTURES, VAL_WNIDS, strict=True)))
+    (source / "val" / "valprep.sh").write_text("mv ...")
     (source / f"{DEVKIT}.tar.gz").unlink()
 
     assert found_in(source, out) == expected()
@@ -496,6 +497,13 @@ def test_a_val_picture_with_a_number_of_its_own_is_named(source, out, name):
     write_val_tar(source, dict(list(VAL_PICTURES.items())[:4]) | {name: b"x"})
 
     assert f"{name} is not numbered from 1 to 5" in refusal(source, out)
+
+
+def test_a_picture_whose_name_is_no_text_is_named(source, out):
+    extract(source, "train")
+    (source / "train" / WNIDS[0] / os.fsdecode(b"caf\xe9.JPEG")).write_bytes(b"x")
+
+    assert "caf\\udce9.JPEG" in refusal(source, out)
 
 
 def test_a_picture_that_is_a_broken_link_is_named(source, out):

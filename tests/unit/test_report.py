@@ -481,7 +481,7 @@ def test_the_page_tells_the_origin_of_every_run_with_its_text_escaped(page: str)
 
 
 def test_the_summary_is_worked_out_from_the_records(page: str) -> None:
-    summary = re.sub(r"\s+", " ", page.split('<p class="summary">')[1].split("</p>")[0])
+    summary = re.sub(r"\s+", " ", page.split('<p class="summary">')[1].split("</p>", maxsplit=1)[0])
     assert (
         "3 runs of AlexNet-BN ×0.25 and ResNet-50 ×0.25 are recorded, on 10 classes and up to 2 processes." in summary
     )

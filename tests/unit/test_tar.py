@@ -131,6 +131,16 @@ def test_one_changed_byte_in_a_header_is_noticed(tmp_path, form, place):
     assert "damaged" in refusal(tmp_path / "x.tar", bytes(whole))
 
 
+@pytest.mark.parametrize("size", [b"-0000001000", b"+0000001000", b"000000zz000", b"00000000900"])
+def test_a_size_that_is_no_number_is_refused(tmp_path, size):
+    header = bytearray(packed({"a.JPEG": b"A" * 512})[:512])
+    header[124:135] = size
+    header[148:156] = b" " * 8
+    header[148:155] = b"%06o\0" % sum(header)
+
+    assert "damaged" in refusal(tmp_path / "x.tar", bytes(header) + bytes(4_096))
+
+
 @pytest.mark.parametrize("content", [b"<html>log in to download</html>" * 40, b""], ids=["a web page", "nothing"])
 def test_what_is_no_tar_is_refused(tmp_path, content):
     assert "at its start" in refusal(tmp_path / "x.tar", content)

@@ -80,10 +80,11 @@ def _find(folder: Path, archive: str, extracted: str) -> Path:
 
 
 def _is_by_class(val: Path) -> bool:
-    folders, pictures = _scan(val)
-    if folders and pictures.names:
+    folders, files = _scan(val)
+    pictures = list(filter(_is_picture, files.names))
+    if folders and pictures:
         raise UserError(
-            f"{val}: holds folders, such as {folders[0]}, beside pictures, such as {pictures.names[0]}; "
+            f"{val}: holds folders, such as {folders[0]}, beside pictures, such as {pictures[0]}; "
             "move every picture into its class folder, or none"
         )
     return bool(folders)
@@ -237,15 +238,19 @@ def _unreadable(error: OSError) -> UserError:
 
 def _pictures(found: Members, where: str) -> Members:
     """Those files that are pictures by their names."""
-    kept = [
-        row
-        for row in zip(found.names, found.offsets, found.lengths, strict=True)
-        if row[0].lower().endswith(_ENDINGS) and not _is_hidden(row[0].rpartition("/")[2])
-    ]
+    rows = zip(found.names, found.offsets, found.lengths, strict=True)
+    kept = [row for row in rows if _is_picture(row[0])]
     if not kept:
         raise UserError(f"{where}: holds no pictures ({', '.join(_ENDINGS)}); {_GET_AGAIN}")
     names, offsets, lengths = map(list, zip(*kept, strict=True))
+    for name in names:
+        if not name.isprintable():  # bytes that are no UTF-8, line breaks
+            raise UserError(f"{where}: the name {name!a} cannot be written as text; rename that file")
     return Members(names, offsets, lengths)
+
+
+def _is_picture(path: str) -> bool:
+    return path.lower().endswith(_ENDINGS) and not _is_hidden(path.rpartition("/")[2])
 
 
 def _is_hidden(name: str) -> bool:

@@ -177,8 +177,9 @@ def _made_up_wnids(source: SyntheticSource, count: int) -> list[str]:
     """WNIDs in no sorted order: as in the real set, a class's ID and its place among the sorted WNIDs differ."""
     rng = np.random.default_rng([source.seed, _WNIDS])
     offsets = rng.choice(10_000_000, size=count, replace=False)
-    if (np.diff(offsets[: source.classes]) > 0).all():  # sorted by chance
-        offsets = offsets[::-1]
+    leaves = offsets[: source.classes]
+    if (np.diff(leaves) > 0).all():  # sorted by chance
+        offsets[: source.classes] = leaves[::-1].copy()
     return [f"n9{offset:07d}" for offset in offsets]
 
 

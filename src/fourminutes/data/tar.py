@@ -90,12 +90,12 @@ def _list_plain(region: Region) -> Members | None:
     while (header := headers.at(position)) != _END_MARKER:
         if len(header) < _BLOCK:
             raise _truncated(region, members)
-        if not _checksum_agrees(header):
-            raise _damaged(region, members)
         kind, size = header[156:157], header[124:136]
         if kind in _EXTENDED or size[0] & _BINARY_SIZE:
             return None
-        length = int(size.strip(b" \0") or b"0", 8)
+        length = _octal(size)
+        if length is None or not _checksum_agrees(header):
+            raise _damaged(region, members)
         _add(members, region, _plain_name(header), kind, position + _BLOCK, length)
         position += _BLOCK + -(-length // _BLOCK) * _BLOCK
     return members
@@ -167,11 +167,16 @@ class _File(io.RawIOBase):
 
 def _checksum_agrees(header: bytes) -> bool:
     """Whether the header's sum is the one it names, with the sum's own field counted as blanks."""
-    field_of_sum = header[148:156]
+    stated = header[148:156]
+    return sum(header) - sum(stated) + 8 * ord(" ") == _octal(stated)
+
+
+def _octal(digits: bytes) -> int | None:
+    """The number in a header's field; None where it is none. The zero in front makes signs an error."""
     try:
-        return sum(header) - sum(field_of_sum) + 8 * ord(" ") == int(field_of_sum.strip(b" \0"), 8)
+        return int(b"0" + digits.strip(b" \0"), 8)
     except ValueError:
-        return False
+        return None
 
 
 def _plain_name(header: bytes) -> str:

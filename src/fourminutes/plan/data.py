@@ -81,7 +81,7 @@ class DataPlan(PlanModel):
         Path("data"), description="folder for the index and the shards; may be on scratch; relative to the clone's root"
     )
     index_workers: int | None = Field(
-        None, ge=1, description="processes that read headers; null chooses four a core (latency decides, not the cores)"
+        None, ge=1, description="threads that read headers; null chooses four a core (latency decides, not the cores)"
     )
     shards: ShardCounts = Field(default_factory=ShardCounts, description="number of shards")
     recipe: ShardRecipe = Field(default_factory=ShardRecipe, description="how the shards are made")

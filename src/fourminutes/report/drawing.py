@@ -84,7 +84,10 @@ def say_empty(axes: list[Axes], text: str) -> None:
     """Say in place of the drawing why there is none."""
     for panel in axes:
         panel.set_axis_off()
-    axes[0].figure.text(0.5, 0.5, text, ha="center", va="center", color=TEXT)
+    figure = axes[0].get_figure(root=True)
+    assert figure is not None
+    figure.set_size_inches(PAGE_IN, 0.7)
+    figure.text(0.02, 0.5, text, va="center", color=TEXT)
 
 
 def draw(build: Callable[[Evidence], Figure], evidence: Evidence) -> dict[str, bytes]:

@@ -31,12 +31,6 @@ SECTIONS = (
     ("scale", "Scale", (("figure", "scaling"), ("table", "scaling"))),
     ("systems", "Other systems", (("figure", "systems"), ("table", "systems"))),
 )
-#: What a figure shows: measured, predicted or published.
-_ORIGINS = {
-    "scaling": ("measured", "predicted", "published"),
-    "scalability": ("published",),
-    "systems": ("published",),
-}
 # Colours that follow the page's light or dark; the others stand on both.
 _ADAPTIVE = {
     drawing.INK: "var(--ink)",
@@ -70,7 +64,7 @@ def page(evidence: Evidence, tables: dict[str, Table], figures: dict[str, dict[s
         figure_captions=FIGURES,
         table_formats=TABLE_FORMATS,
         figure_formats=FIGURE_FORMATS,
-        origins={name: _ORIGINS.get(name, ("measured",)) for name in figures},
+        origins={name: _shown_origins(name, evidence) for name in figures},
         records=_origins(evidence),
         newest=max((record.lines[-1][1] for record in _origins(evidence)), default=None),
         sources=published().sources,
@@ -115,6 +109,16 @@ def _sections(tables: Container[str], figures: Container[str]) -> list[tuple[str
         for place, heading, items in SECTIONS
     ]
     return [section for section in chosen if section[2]]
+
+
+def _shown_origins(figure: str, evidence: Evidence) -> list[str]:
+    """What the figure shows: measured, predicted or published numbers."""
+    measured = evidence.comms if figure == "allreduce" else evidence.runs
+    predicted = evidence.scale if figure == "scaling" else None
+    if figure in ("scalability", "systems"):
+        return ["published"]
+    shown = [("measured", measured), ("predicted", predicted), ("published", figure == "scaling")]
+    return [origin for origin, there in shown if there]
 
 
 def _sort_key(cell: Cell) -> str:

@@ -112,8 +112,7 @@ class Table:
         """The notes, and what the marks in the cells mean, where there are any."""
         used = {cell.certainty for row in self.rows for cell in row.cells.values() if isinstance(cell, Fact)}
         marks = tuple(note for certainty, note in _CERTAINTY_NOTES.items() if certainty in used)
-        nothing = () if self.rows else (self.empty,)
-        return (*nothing, *self.notes, *marks)
+        return (*self.notes, *marks) if self.rows else (self.empty,)
 
     def csv(self) -> str:
         """Plain numbers; beside each column of published numbers one with their certainty."""

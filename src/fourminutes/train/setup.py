@@ -124,10 +124,10 @@ def _distributed(model: nn.Module, settings: RunPlan, topology: Topology) -> tup
     """The model wrapped so that its gradients are averaged over the processes while the backward pass runs."""
     if settings.processes == 1:
         return model, None
-    # Without broadcast_buffers=False rank 0's batch norm statistics would overwrite the others' at every step.
-    network = DistributedDataParallel(
-        model, broadcast_buffers=False, bucket_cap_mb=settings.reduce.bucket_mib, gradient_as_bucket_view=True
-    )
+    network = DistributedDataParallel(model, bucket_cap_mb=settings.reduce.bucket_mib, gradient_as_bucket_view=True)
+    # Else rank 0's batch norm statistics would overwrite the others' at every step. Set here, since the constructor's
+    # argument for it has another name from torch 2.13 on.
+    network.broadcast_buffers = False
     state = ReduceState(topology, settings.reduce)
     network.register_comm_hook(state, reduce_hook)
     return network, state

@@ -1,0 +1,66 @@
+"""A copy of the project to run Snakemake and DVC in, as a user would in a clone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A copy of the project, and the environment's commands in it."""
+
+    folder: Path
+
+    def run(self, *command: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run one of the environment's commands in the clone."""
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=os.environ | {"PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}"} | environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The clone with everything that the demo left in it, and what it showed."""
+
+    clone: Clone
+    screen: str
+
+
+def fresh_clone(folder: Path) -> Clone:
+    """The files that git knows or would know, as a repository of its own, with this environment."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).exists():
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "copy"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return Clone(folder)
+
+
+def planned_jobs(output: str) -> dict[str, int]:
+    """The table of jobs that a dry run of Snakemake ends with; empty where nothing is to be done."""
+    _, _, table = output.partition("Job stats:")
+    counts = re.findall(r"^(\w+)\s+(\d+)$", table.partition("Reasons:")[0], re.MULTILINE)
+    return {name: int(count) for name, count in counts}
