@@ -191,7 +191,7 @@ def verify(
 
 @app.command(
     epilog="Examples: fourminutes train --plan config/plans/demo.yaml --run resnet50-sgd-64; "
-    "torchrun --standalone --nproc-per-node 2 --no-python -- fourminutes train ...; srun fourminutes train ..."
+    "fourminutes launch --processes 2 -- fourminutes train ...; srun --ntasks 2 fourminutes train ..."
 )
 def train(plan: PlanOption, run: Annotated[str, typer.Option(help="name of the run in the plan")]) -> None:
     """Train one run of the plan; goes on from its newest checkpoint."""
@@ -216,9 +216,7 @@ def launch(
     start(command, processes=processes, per_node=per_node or processes, threads=threads)
 
 
-@comm_app.command(
-    epilog="Example: torchrun --standalone --nproc-per-node 4 --no-python fourminutes comm bench --out comm.json"
-)
+@comm_app.command(epilog="Example: fourminutes launch --processes 4 -- fourminutes comm bench --out comm.json")
 def bench(
     out: Annotated[Path, typer.Option(help="JSON record to write")],
     plan: Annotated[Path | None, typer.Option(help="plan with a comm block; default all processes there are")] = None,

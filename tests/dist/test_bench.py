@@ -50,5 +50,5 @@ def test_table_has_a_line_for_every_timing_and_fit(record: CommRecord) -> None:
 
 
 def test_wrong_number_of_processes_says_how_to_start() -> None:
-    with pytest.raises(UserError, match="torchrun --standalone --nproc-per-node 4 --no-python fourminutes comm bench"):
+    with pytest.raises(UserError, match="fourminutes launch --processes 4 -- fourminutes comm bench"):
         run_bench(CommBenchPlan(processes=4), plan="small")

@@ -43,8 +43,8 @@ def run_bench(settings: CommBenchPlan, *, plan: str) -> CommRecord | None:
     if launch.world_size != settings.processes:
         n = settings.processes
         raise UserError(
-            f"comm.processes: {n} are asked for, {launch.world_size} run; start with: "
-            f"torchrun --standalone --nproc-per-node {n} --no-python fourminutes comm bench ... (or srun --ntasks {n})"
+            f"comm.processes: {n} are asked for, {launch.world_size} run; start it by "
+            f"`fourminutes launch --processes {n} -- fourminutes comm bench ...`, by torchrun or by srun"
         )
     with process_group(launch):
         topology = discover(launch, settings.group_ranks or (_GROUP_RANKS_ON_ONE_HOST if launch.is_one_host else None))

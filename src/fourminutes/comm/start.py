@@ -48,7 +48,7 @@ def start_command(
             f"{processes} processes, {per_node} a node: need {nodes} nodes, and this is no Slurm job; "
             "use `snakemake --profile slurm`, or set processes_per_node: null to run all of them here"
         )
-    return [_torchrun(), "--standalone", f"--nproc-per-node={processes}", "--no-python", *command]
+    return [_torchrun(), "--standalone", f"--nproc-per-node={processes}", "--no-python", "--", *command]
 
 
 def start(command: Sequence[str], *, processes: int, per_node: int, threads: int) -> None:

@@ -151,6 +151,5 @@ def _require_processes(job: Job, launch: Launch) -> None:
     if launch.world_size != wanted:
         raise UserError(
             f"run {job.run!r}: its plan asks for {wanted} processes, but {launch.world_size} were started; start it by "
-            f"`torchrun --standalone --nproc-per-node {wanted} --no-python -- fourminutes train ...`, or by srun with "
-            f"--ntasks={wanted}"
+            f"`fourminutes launch --processes {wanted} -- fourminutes train ...`, by torchrun or by srun"
         )
