@@ -14,7 +14,7 @@ from fourminutes.plan import Split
 from fourminutes.record import Manifest, ShardEntry
 
 MAX_CHUNKS = 25_600
-"""DALI keeps a file descriptor for each, and its start takes seconds at this number; 128,000 were too many."""
+"""DALI 2.4 takes seconds to start with so many; with 128,000 it ran out of file descriptors."""
 
 _INDEX_VERSION = "v1.2"
 

@@ -20,6 +20,7 @@ Field = npt.NDArray[Any]
 
 _COLOURS = ("red", "orange", "yellow", "lime", "green", "teal", "azure", "blue", "violet", "pink")
 _ASPECT_MAX = 1.6
+_TILT_RAD = 0.4  # things mostly stand upright in photographs, too
 _COLOUR_SPREAD = 0.05  # of the hue circle; neighbouring colours are 0.1 apart, so they are mistaken now and then
 
 
@@ -155,7 +156,7 @@ def _object_plane(x: Field, y: Field, radius: float, rng: np.random.Generator) -
     """The pixels' places in the object's own frame, moved, turned, scaled and stretched at random."""
     reach_x, reach_y = (max(0.0, float(plane.max()) - 0.8 * radius) for plane in (x, y))
     centre_x, centre_y = rng.uniform(-reach_x, reach_x), rng.uniform(-reach_y, reach_y)
-    angle, stretch = rng.uniform(0, 2 * math.pi), math.exp(rng.normal(0, 0.12))
+    angle, stretch = rng.normal(0, _TILT_RAD), math.exp(rng.normal(0, 0.12))
     cos, sin = math.cos(angle) / radius, math.sin(angle) / radius
     shifted_x, shifted_y = x - np.float32(centre_x), y - np.float32(centre_y)
     return (

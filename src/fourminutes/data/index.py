@@ -49,8 +49,10 @@ _MOST_WORKERS = 64  # more would wait for the interpreter instead
 class ArchiveStamp(Record):
     """What tells an archive that changed since it was indexed."""
 
-    size: int  # bytes
-    mtime_ns: int  # time of the last change, ns since 1970
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Time of the last change, in ns since 1970."""
 
 
 class Index(Record):
@@ -68,13 +70,16 @@ class Index(Record):
 
 
 class Image(NamedTuple):
-    """One image and the place of its bytes."""
+    """One image and the place of its bytes; the columns of the file that are needed to pack it."""
 
     member: str
     label: int
     archive: str
+    """Relative to the source folder."""
     offset: int
+    """Of the first byte, in bytes."""
     length: int
+    """Bytes."""
 
     @property
     def key(self) -> str:
@@ -114,7 +119,8 @@ def build_index(source: Path, out: Path, *, workers: int | None = None) -> Index
     with written_aside(out) as file:
         index, table = _index_source(parts, threads)
         file.write(_as_parquet(index, table))
-    return IndexSummary(len(index.classes), index.images["train"], index.images["val"], time.monotonic() - start_s)
+    wall_s = round(time.monotonic() - start_s, 1)
+    return IndexSummary(len(index.classes), index.images["train"], index.images["val"], wall_s)
 
 
 def _index_source(source: Source, workers: int) -> tuple[Index, pa.Table]:

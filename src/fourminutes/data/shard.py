@@ -13,15 +13,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import accumulate, groupby, pairwise
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fourminutes.data import wds
-from fourminutes.data.image import Inspected, encoder_versions, inspect
+from fourminutes.data.hashed import Buffer, HashedWriter
+from fourminutes.data.image import encoder_versions, inspect
 from fourminutes.data.index import ArchiveStamp, Image, Index, read_index, read_rows
 from fourminutes.errors import UserError
 from fourminutes.files import written_aside
@@ -32,9 +33,7 @@ from fourminutes.record import ImageNote, ShardRecord, write_record
 SUFFIXES = ("tar", "idx", "json")
 _READERS = 4  # threads; a cold disk or a parallel file system answers several reads in the time of one
 _IMAGES_PER_READ = 16  # that a reader takes at a time, so that handing out work costs nothing beside the reads
-_PIECES_PER_WRITE = 512  # the system takes 1,024 at most
-
-Buffer = bytes | memoryview
+_PIECES_AT_A_TIME = 300  # 100 images: often enough for writing to keep up with decoding
 
 
 def make_shard(
@@ -68,25 +67,31 @@ def make_shard(
     images = read_rows(index, split, shard_rows(count, split=split, shard=shard, of=of, seed=recipe.seed))
     stem = shard_stem(split, shard, of)
     contents = _read_all(images, source or about.source, about.archives, compare_times=source is None)
-    inspected = _inspect_all(contents, recipe, stem)
-    refused = _notes(images, inspected, refused=True)
-    _stop_if_too_broken(refused, len(images), recipe, stem)
-    samples = [(image, item.data) for image, item in zip(images, inspected, strict=True) if item.data is not None]
     with _whole_or_gone(out, stem):
-        tar_bytes, sha256, index_sha256 = _write_tar_and_index(out, stem, samples)
+        with (
+            written_aside(out / f"{stem}.idx") as index_file,
+            written_aside(out / f"{stem}.tar") as tar_file,
+            HashedWriter(tar_file) as tar,
+        ):
+            packed = _pack(images, contents, recipe, tar, stem)
+            _stop_if_too_broken(packed.refused, len(images), recipe, stem)
+            dali_index = wds.dali_index(packed.sizes.items())
+            index_file.write(dali_index)
+            sha256 = tar.finish()
+            _remove(out, stem, ("json",))  # an older shard's record must not stand beside the new tar
         record = ShardRecord(
             split=split,
             shard=shard,
             of=of,
             recipe=recipe,
             class_count=len(about.classes),
-            samples=len(samples),
-            tar_bytes=tar_bytes,
+            samples=len(packed.sizes),
+            tar_bytes=tar.size,
             sha256=sha256,
-            index_sha256=index_sha256,
-            images_per_label=dict(sorted(Counter(image.label for image, _ in samples).items())),
-            converted=_notes(images, inspected, refused=False),
-            refused=refused,
+            index_sha256=hashlib.sha256(dali_index).hexdigest(),
+            images_per_label=dict(sorted(packed.labels.items())),
+            converted=_by_member(packed.converted),
+            refused=_by_member(packed.refused),
             tools=encoder_versions(),
         )
         write_record(out / f"{stem}.json", record)
@@ -184,27 +189,52 @@ def _read(descriptor: int, place: memoryview, image: Image, source: Path) -> Non
         done += got
 
 
-def _inspect_all(contents: Sequence[memoryview], recipe: ShardRecipe, stem: str) -> list[Inspected]:
-    inspected = []
-    with progress(len(contents), "img", stem) as bar:
-        for content in contents:
-            outcome = inspect(content, check=recipe.check, short_side_px=recipe.short_side_px, quality=recipe.quality)
-            inspected.append(outcome)
+@dataclass
+class _Packed:
+    """What went into a shard, and what did not."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Of every image in bytes, by key, in the tar's order."""
+    labels: Counter[int] = field(default_factory=Counter)
+    converted: list[ImageNote] = field(default_factory=list)
+    refused: list[ImageNote] = field(default_factory=list)
+
+
+def _pack(
+    images: Sequence[Image], contents: Sequence[memoryview], recipe: ShardRecipe, tar: HashedWriter, stem: str
+) -> _Packed:
+    """Inspect every image and write it to `tar`, which goes on writing while the next images are decoded."""
+    packed = _Packed()
+    pieces: list[Buffer] = []
+    with progress(len(images), "img", stem) as bar:
+        for image, content in zip(images, contents, strict=True):
+            data, note = inspect(
+                content, check=recipe.check, short_side_px=recipe.short_side_px, quality=recipe.quality
+            )
+            if note:
+                notes = packed.refused if data is None else packed.converted
+                notes.append(ImageNote(member=image.member, reason=note))
+            if data is not None:
+                before, after = wds.frame(image.key, image.label, len(data))
+                pieces += (before, data, after)
+                packed.sizes[image.key] = len(data)
+                packed.labels[image.label] += 1
+            if len(pieces) >= _PIECES_AT_A_TIME:
+                tar.write(pieces)
+                pieces = []
             bar.update()
-    return inspected
+    tar.write([*pieces, wds.END])
+    return packed
 
 
-def _notes(images: Sequence[Image], inspected: Sequence[Inspected], *, refused: bool) -> tuple[ImageNote, ...]:
-    """What the record says of the refused images, or of the converted ones; by member."""
-    found = zip(images, inspected, strict=True)
-    notes = [(image.member, item.note) for image, item in found if item.note and (item.data is None) is refused]
-    return tuple(ImageNote(member=member, reason=reason) for member, reason in sorted(notes))
+def _by_member(notes: Sequence[ImageNote]) -> tuple[ImageNote, ...]:
+    return tuple(sorted(notes, key=lambda note: note.member))
 
 
 def _stop_if_too_broken(refused: Sequence[ImageNote], count: int, recipe: ShardRecipe, stem: str) -> None:
     if 100 * len(refused) <= recipe.max_broken_percent * count:
         return
-    first = ", ".join(f"{note.member} ({note.reason})" for note in refused[:3])
+    first = ", ".join(f"{note.member} ({note.reason})" for note in _by_member(refused)[:3])
     raise UserError(
         f"{stem}: {len(refused)} of {count} images are broken, more than {recipe.max_broken_percent:g} %: {first}"
         f"{', ...' if len(refused) > 3 else ''}; get the archive again or raise --max-broken-percent"
@@ -225,44 +255,3 @@ def _remove(out: Path, stem: str, suffixes: Sequence[str]) -> None:
     for suffix in suffixes:
         with suppress(OSError):
             (out / f"{stem}.{suffix}").unlink()
-
-
-def _write_tar_and_index(out: Path, stem: str, samples: Sequence[tuple[Image, Buffer]]) -> tuple[int, str, str]:
-    """Write both files; returns the tar's size in bytes, its SHA-256, and that of the index."""
-    pieces: list[Buffer] = []
-    for image, data in samples:
-        before, after = wds.frame(image.key, image.label, len(data))
-        pieces += (before, data, after)
-    pieces.append(wds.END)
-    index = wds.dali_index((image.key, len(data)) for image, data in samples)
-    with written_aside(out / f"{stem}.idx") as index_file, written_aside(out / f"{stem}.tar") as tar_file:
-        index_file.write(index)
-        sha256 = _write_hashed(tar_file, pieces)
-        _remove(out, stem, ("json",))  # an older shard's record must not stand beside the new tar
-    return sum(map(len, pieces)), sha256, hashlib.sha256(index).hexdigest()
-
-
-def _write_hashed(file: BinaryIO, pieces: Sequence[Buffer]) -> str:
-    """Write and sync `pieces`, and meanwhile hash them in a second thread; returns the SHA-256."""
-    with ThreadPoolExecutor(1) as hasher:
-        sha256 = hasher.submit(_sha256, pieces)
-        _write_all(file.fileno(), pieces)
-        os.fsync(file.fileno())
-        return sha256.result()
-
-
-def _write_all(descriptor: int, pieces: Sequence[Buffer]) -> None:
-    """Write `pieces` many at a time: one by one they would straddle pages, and cost twice the time."""
-    for start in range(0, len(pieces), _PIECES_PER_WRITE):
-        group = pieces[start : start + _PIECES_PER_WRITE]
-        written = os.writev(descriptor, group)
-        rest = memoryview(b"".join(group))[written:] if written < sum(map(len, group)) else memoryview(b"")
-        while rest:  # an almost full disk takes a part, and refuses the rest on the next call
-            rest = rest[os.write(descriptor, rest) :]
-
-
-def _sha256(pieces: Sequence[Buffer]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
