@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import BinaryIO, Self
 
 Buffer = bytes | memoryview
 
-_PIECES_PER_WRITE = 512  # the system takes 1,024 at most
-
 
 class HashedWriter:
     """Writes and hashes what it is given, in order, in a thread each; both leave Python's lock to the caller.
 
-    Use it as a context; buffers given to it must not change until `finish`.
+    Use it as a context; buffers given to it must not change until they are done with.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -38,18 +36,22 @@ class HashedWriter:
         for thread in (self._writer, self._hasher):
             thread.shutdown(cancel_futures=True)
 
-    def write(self, pieces: Sequence[Buffer]) -> None:
-        """Append `pieces`.
+    def write(self, piece: Buffer, done: Callable[[], None] = lambda: None) -> None:
+        """Append `piece`; `done` is called when it is no longer needed. Megabytes at a time are fastest.
 
         Raises:
             OSError: an earlier write failed.
         """
-        done = [future for future in self._pending if future.done()]
-        for future in done:
-            future.result()
-        self._pending = [future for future in self._pending if future not in done]
-        self._pending += (self._writer.submit(self._write, pieces), self._hasher.submit(self._hash, pieces))
-        self.size += sum(map(len, pieces))
+        self._raise_failures()
+        both = (
+            self._writer.submit(self._write, piece, self.size),
+            self._hasher.submit(self._sha256.update, piece),
+        )
+        last_of_both = iter((False, True))
+        for future in both:
+            future.add_done_callback(lambda _: done() if next(last_of_both) else None)
+        self._pending += both
+        self.size += len(piece)
 
     def finish(self) -> str:
         """Wait until everything is on the disk; returns the SHA-256.
@@ -62,16 +64,15 @@ class HashedWriter:
             future.result()
         return self._sha256.hexdigest()
 
-    def _hash(self, pieces: Sequence[Buffer]) -> None:
-        for piece in pieces:
-            self._sha256.update(piece)
+    def _raise_failures(self) -> None:
+        self._pending = [future for future in self._pending if not future.done() or future.exception()]
+        for future in self._pending:
+            if future.done():
+                future.result()
 
-    def _write(self, pieces: Sequence[Buffer]) -> None:
-        """Many pieces at a time: one by one they would straddle pages, and cost twice the time."""
-        for start in range(0, len(pieces), _PIECES_PER_WRITE):
-            group = pieces[start : start + _PIECES_PER_WRITE]
-            written = os.writev(self._descriptor, group)
-            if written < sum(map(len, group)):  # an almost full disk takes a part, and refuses the rest
-                rest = memoryview(b"".join(group))[written:]
-                while rest:
-                    rest = rest[os.write(self._descriptor, rest) :]
+    def _write(self, piece: Buffer, position: int) -> None:
+        rest = memoryview(piece)
+        while rest:  # an almost full disk takes a part, and refuses the rest
+            rest = rest[os.write(self._descriptor, rest) :]
+        # A way to say that the disk may begin; else all of it would wait for the sync at the end.
+        os.posix_fadvise(self._descriptor, position, len(piece), os.POSIX_FADV_DONTNEED)

@@ -7,33 +7,28 @@ nor the machine nor the number of jobs matters, so a shard that was lost can be 
 from __future__ import annotations
 
 import hashlib
-import mmap
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby, pairwise
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fourminutes.data import wds
-from fourminutes.data.hashed import Buffer, HashedWriter
-from fourminutes.data.image import encoder_versions, inspect
-from fourminutes.data.index import ArchiveStamp, Image, Index, read_index, read_rows
+from fourminutes.data.blocks import Block, Buffers, read_blocks
+from fourminutes.data.hashed import HashedWriter
+from fourminutes.data.image import Inspected, encoder_versions, inspect
+from fourminutes.data.index import Image, Index, read_index, read_rows
 from fourminutes.errors import UserError
 from fourminutes.files import written_aside
 from fourminutes.plan import SPLITS, ShardRecipe, Split, shard_stem
-from fourminutes.progress import progress
+from fourminutes.progress import Progress, progress
 from fourminutes.record import ImageNote, ShardRecord, write_record
 
 SUFFIXES = ("tar", "idx", "json")
-_READERS = 4  # threads; a cold disk or a parallel file system answers several reads in the time of one
-_IMAGES_PER_READ = 16  # that a reader takes at a time, so that handing out work costs nothing beside the reads
-_PIECES_AT_A_TIME = 300  # 100 images: often enough for writing to keep up with decoding
 
 
 def make_shard(
@@ -66,14 +61,16 @@ def make_shard(
     count = _image_count(about, index, split, shard, of)
     images = read_rows(index, split, shard_rows(count, split=split, shard=shard, of=of, seed=recipe.seed))
     stem = shard_stem(split, shard, of)
-    contents = _read_all(images, source or about.source, about.archives, compare_times=source is None)
+    buffers = Buffers()
+    blocks = read_blocks(images, source or about.source, about.archives, buffers, compare_times=source is None)
     with _whole_or_gone(out, stem):
         with (
             written_aside(out / f"{stem}.idx") as index_file,
             written_aside(out / f"{stem}.tar") as tar_file,
             HashedWriter(tar_file) as tar,
+            progress(len(images), "img", stem) as bar,
         ):
-            packed = _pack(images, contents, recipe, tar, stem)
+            packed = _pack(blocks, buffers, recipe, tar, bar)
             _stop_if_too_broken(packed.refused, len(images), recipe, stem)
             dali_index = wds.dali_index(packed.sizes.items())
             index_file.write(dali_index)
@@ -129,66 +126,6 @@ def _image_count(about: Index, index: Path, split: Split, shard: int, of: int) -
     return count
 
 
-def _read_all(
-    images: Sequence[Image], source: Path, stamps: dict[str, ArchiveStamp], *, compare_times: bool
-) -> list[memoryview]:
-    """The bytes of `images`, in their order, but read in the order in which they lie in the archives."""
-    starts = list(accumulate((image.length for image in images), initial=0))
-    memory = _memory(starts[-1])
-    places = [memory[start:end] for start, end in pairwise(starts)]
-    order = sorted(range(len(images)), key=lambda number: images[number][2:4])  # by archive and offset
-
-    def read(numbers: Sequence[int]) -> None:
-        for archive, group in groupby(numbers, key=lambda number: images[number].archive):
-            with _opened(source / archive, stamps.get(archive), compare_times=compare_times) as descriptor:
-                for number in group:
-                    _read(descriptor, places[number], images[number], source)
-
-    batches = [order[start : start + _IMAGES_PER_READ] for start in range(0, len(order), _IMAGES_PER_READ)]
-    with ThreadPoolExecutor(_READERS) as readers:
-        for _ in readers.map(read, batches):
-            pass
-    return places
-
-
-def _memory(size: int) -> memoryview:
-    """Memory of `size` bytes in huge pages where there are any: touching small ones first takes longer than reading."""
-    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
-
-
-@contextmanager
-def _opened(archive: Path, stamp: ArchiveStamp | None, *, compare_times: bool) -> Iterator[int]:
-    """The descriptor of an archive, once it is sure that it is what was indexed; an extracted image has no stamp."""
-    try:
-        descriptor = os.open(archive, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"{archive}: cannot be read: {error.strerror}; put it back or index again") from error
-    try:
-        found = os.fstat(descriptor)
-        if stamp and (found.st_size != stamp.size or (compare_times and found.st_mtime_ns != stamp.mtime_ns)):
-            raise UserError(f"{archive}: has changed since it was indexed; index it again")
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # read what is asked for, nothing ahead of it
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _read(descriptor: int, place: memoryview, image: Image, source: Path) -> None:
-    """Fill `place` with the bytes of `image`."""
-    done = 0
-    while done < image.length:
-        try:
-            got = os.preadv(descriptor, [place[done:]], image.offset + done)
-        except OSError as error:
-            raise UserError(f"{source / image.archive}: cannot be read at {image.member}: {error.strerror}") from error
-        if not got:
-            raise UserError(f"{source / image.archive}: ends within {image.member}; it is truncated: get it again")
-        done += got
-
-
 @dataclass
 class _Packed:
     """What went into a shard, and what did not."""
@@ -199,32 +136,42 @@ class _Packed:
     converted: list[ImageNote] = field(default_factory=list)
     refused: list[ImageNote] = field(default_factory=list)
 
-
-def _pack(
-    images: Sequence[Image], contents: Sequence[memoryview], recipe: ShardRecipe, tar: HashedWriter, stem: str
-) -> _Packed:
-    """Inspect every image and write it to `tar`, which goes on writing while the next images are decoded."""
-    packed = _Packed()
-    pieces: list[Buffer] = []
-    with progress(len(images), "img", stem) as bar:
-        for image, content in zip(images, contents, strict=True):
-            data, note = inspect(
-                content, check=recipe.check, short_side_px=recipe.short_side_px, quality=recipe.quality
-            )
+    def add(self, images: Sequence[Image], outcomes: Sequence[Inspected]) -> None:
+        """Take in what became of `images`."""
+        for image, (data, note) in zip(images, outcomes, strict=True):
             if note:
-                notes = packed.refused if data is None else packed.converted
+                notes = self.refused if data is None else self.converted
                 notes.append(ImageNote(member=image.member, reason=note))
             if data is not None:
-                before, after = wds.frame(image.key, image.label, len(data))
-                pieces += (before, data, after)
-                packed.sizes[image.key] = len(data)
-                packed.labels[image.label] += 1
-            if len(pieces) >= _PIECES_AT_A_TIME:
-                tar.write(pieces)
-                pieces = []
-            bar.update()
-    tar.write([*pieces, wds.END])
+                self.sizes[image.key] = len(data)
+                self.labels[image.label] += 1
+
+
+def _pack(blocks: Iterator[Block], buffers: Buffers, recipe: ShardRecipe, tar: HashedWriter, bar: Progress) -> _Packed:
+    """Inspect every image and write it to `tar`, which goes on writing while the next images are decoded."""
+    packed = _Packed()
+    for block in blocks:
+        outcomes = [
+            inspect(block.tar[place], check=recipe.check, short_side_px=recipe.short_side_px, quality=recipe.quality)
+            for place in block.places
+        ]
+        is_untouched = all(isinstance(outcome.data, memoryview) and outcome.note is None for outcome in outcomes)
+        content = block.tar if is_untouched else _framed(block.images, outcomes)
+        tar.write(content, done=partial(buffers.give_back, block.buffer))
+        packed.add(block.images, outcomes)
+        bar.update(len(outcomes))
+    tar.write(wds.END)
     return packed
+
+
+def _framed(images: Sequence[Image], outcomes: Sequence[Inspected]) -> bytes:
+    """The samples of what was kept or converted, as they stand in the tar."""
+    pieces: list[bytes | memoryview] = []
+    for image, outcome in zip(images, outcomes, strict=True):
+        if outcome.data is not None:
+            before, after = wds.frame(image.key, image.label, len(outcome.data))
+            pieces += (before, outcome.data, after)
+    return b"".join(pieces)
 
 
 def _by_member(notes: Sequence[ImageNote]) -> tuple[ImageNote, ...]:
