@@ -59,7 +59,10 @@ def find_source(folder: Path) -> Source:
     """
     try:
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; give the folder that holds {TRAIN_ARCHIVE} and the others")
+            raise UserError(
+                f"{folder}: no such folder; put or link there the folder that holds {TRAIN_ARCHIVE} and the others, "
+                f"from {_ORIGIN}"
+            )
         train = _find(folder, TRAIN_ARCHIVE, "train")
         val = _find(folder, VAL_ARCHIVE, "val")
         by_class = val.is_dir() and _is_by_class(val)
