@@ -23,11 +23,18 @@ class Clone:
         return subprocess.run(
             command,
             cwd=self.folder,
-            env=os.environ | {"PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}"} | environ,
+            env=_environ() | environ,
             capture_output=True,
             text=True,
             check=False,
-            timeout=900,
+            timeout=1800,
+        )
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        """Start one of the environment's commands in the clone, as the head of a process group of its own."""
+        silent = subprocess.DEVNULL
+        return subprocess.Popen(
+            command, cwd=self.folder, env=_environ(), stdout=silent, stderr=silent, start_new_session=True
         )
 
 
@@ -57,6 +64,10 @@ def fresh_clone(folder: Path) -> Clone:
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "copy"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
     return Clone(folder)
+
+
+def _environ() -> dict[str, str]:
+    return os.environ | {"PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}"}
 
 
 def planned_jobs(output: str) -> dict[str, int]:
