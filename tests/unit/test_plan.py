@@ -106,3 +106,11 @@ def test_the_recipe_hash_follows_what_decides_the_bytes_and_nothing_else(tmp_pat
 
 def test_a_run_without_data_is_refused(tmp_path: Path):
     assert "runs need a data block" in refusal(tmp_path, "name: x\nruns: {a: {}}")
+
+
+def test_a_runs_hash_follows_its_recipe_and_not_its_description(tmp_path: Path):
+    def recipe_hash(new: str) -> str:
+        return read(tmp_path, PLAN.replace("epochs: 3", new)).runs["b"].recipe_hash
+
+    assert recipe_hash("epochs: 3, description: another") == recipe_hash("epochs: 3")
+    assert recipe_hash("epochs: 4") != recipe_hash("epochs: 3")

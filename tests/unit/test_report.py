@@ -23,7 +23,6 @@ from fourminutes.plan import (
     RunPlan,
     ScalePlan,
     ShardRecipe,
-    content_hash,
 )
 from fourminutes.record import (
     CollectiveTiming,
@@ -109,7 +108,7 @@ def run_record(name, plan="made", run_settings=None, final_top1=80.0, rate=100.0
         plan=plan,
         run=name,
         settings=chosen,
-        settings_hash=content_hash(chosen),
+        settings_hash=chosen.recipe_hash,
         dataset="made",
         dataset_hash="ab" * 32,
         class_count=10,

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from fourminutes.plan.base import PlanModel
+from fourminutes.plan.base import PlanModel, content_hash
 from fourminutes.plan.place import PlacedPlan
 
 ModelName = Literal["alexnet_bn", "resnet50", "resnet_small"]
@@ -115,6 +115,11 @@ class RunPlan(PlacedPlan):
     reduce: ReducePlan = Field(default_factory=ReducePlan, description="averaging of gradients")
     loader: LoaderPlan = Field(default_factory=LoaderPlan, description="input")
     checkpoint: CheckpointPlan = Field(default_factory=CheckpointPlan, description="checkpoints")
+
+    @property
+    def recipe_hash(self) -> str:
+        """Identifies what is trained: everything but the description."""
+        return content_hash(self.model_copy(update={"description": ""}))
 
     @property
     def micro_batches(self) -> int:

@@ -67,7 +67,7 @@ class RunRecord(Record):
     plan: str
     run: str
     settings: RunPlan = Field(description="every resolved value")
-    settings_hash: str
+    settings_hash: str = Field(description="of every value but the description")
     dataset: str
     dataset_hash: str
     class_count: int

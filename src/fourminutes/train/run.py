@@ -14,7 +14,7 @@ from fourminutes.comm.launch import Launch, process_group, resolve_launch
 from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.data.loader import LoaderState, LoaderStateMismatch
 from fourminutes.errors import UserError
-from fourminutes.plan import DataPlan, Plan, RunPlan, content_hash, run_of
+from fourminutes.plan import DataPlan, Plan, RunPlan, run_of
 from fourminutes.record import Manifest, Placement, RunRecord, provenance, read_record, write_record
 from fourminutes.train.checkpoint import Saved, drop_all, load_newest, save_weights
 from fourminutes.train.course import Course, begin, resume
@@ -41,7 +41,7 @@ class Job:
     @property
     def checkpoints(self) -> Path:
         """The run's own folder; another recipe, or other pictures, never meet its checkpoints."""
-        identity = hashlib.sha256(f"{content_hash(self.settings)} {self.manifest.dataset_hash}".encode()).hexdigest()
+        identity = hashlib.sha256(f"{self.settings.recipe_hash} {self.manifest.dataset_hash}".encode()).hexdigest()
         return self.plan.work / self.plan.name / f"{self.run}-{identity[:10]}"
 
 
@@ -112,7 +112,7 @@ def _finish(job: Job, parts: Parts, course: Course, where: Placement) -> RunReco
         plan=job.plan.name,
         run=job.run,
         settings=job.settings,
-        settings_hash=content_hash(job.settings),
+        settings_hash=job.settings.recipe_hash,
         dataset=job.data.dataset,
         dataset_hash=job.manifest.dataset_hash,
         class_count=len(job.manifest.classes),
