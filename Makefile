@@ -1,14 +1,14 @@
 # `make demo` and `make test` set everything up by themselves; `make help` lists the rest.
 
 # CUDA=12 installs for cards that CUDA 13 dropped: Pascal (the paper's P40) and Volta.
-CUDA ?= 13
+CUDA ?= $(if $(wildcard .venv/.ready-requirements-cuda12.lock),12,13)
 LOCK := $(if $(filter 12,$(CUDA)),requirements-cuda12.lock,requirements.lock)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 READY := .venv/.ready-$(LOCK)
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test lint schema graphs pull clean
+.PHONY: help setup demo test lint schema pull clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,6 +18,8 @@ setup: $(READY) ## .venv with the locked versions (CUDA=12 for Pascal and Volta)
 $(READY): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
 	  || { echo "$(PYTHON): Python 3.11 or 3.12 is needed; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@# Other builds don't go over one another: whoever changes CUDA's version gets a fresh environment.
+	if ls .venv/.ready-* >/dev/null 2>&1 && ! test -e $@; then rm -rf .venv; fi
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(LOCK)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

@@ -12,7 +12,8 @@ min_version("9.27")
 configfile: "params.yaml"
 
 
-# Used only with `--software-deployment-method apptainer`; otherwise the environment that calls snakemake is used.
+# Used only with `--software-deployment-method apptainer`, by an image in which this project is installed from its lock; name
+# your own there. Otherwise the environment that calls snakemake is used.
 container: "docker://python:3.11-slim-bookworm"
 
 

@@ -46,10 +46,8 @@ def main() -> None:
         _stop(str(error), EXIT_FAILED)
     except Interrupted as error:
         _stop(str(error), EXIT_INTERRUPTED)
-    except KeyboardInterrupt:
-        _stop("interrupted", 130)
-    except BrokenPipeError:
-        sys.exit(1)
+    except OSError as error:
+        _stop(f"{error.filename or 'input or output'}: {error.strerror}", EXIT_BAD_INPUT)
 
 
 def _stop(line: str, status: int) -> None:
@@ -123,12 +121,11 @@ def shard(
     shard: Annotated[int, typer.Option(help="number of this shard, from 0", min=0)],
     of: Annotated[int, typer.Option(help="number of shards of the split", min=1, max=99_999)],
     out: Annotated[Path, typer.Option(help="folder of the data set")],
-    seed: Annotated[int, typer.Option(help="seed of the global shuffle", min=0)] = 0,
-    check: Annotated[
-        Literal["decode", "header"], typer.Option(help="decode every image in full, or read its headers only")
-    ] = "decode",
+    seed: Annotated[int, typer.Option(help="seed of the global shuffle", min=0, max=2**32 - 1)] = 0,
+    check: CheckOption = "decode",
     short_side_px: Annotated[
-        int | None, typer.Option("--short-side", help="shrink to this shorter side, in pixels; default keeps the bytes")
+        int | None,
+        typer.Option("--short-side", min=16, help="shrink to this shorter side, in pixels; default keeps the bytes"),
     ] = None,
     quality: Annotated[int, typer.Option(help="JPEG quality of images encoded again", min=1, max=100)] = 90,
     max_broken_percent: Annotated[
@@ -145,9 +142,17 @@ def shard(
         check=check,
         short_side_px=short_side_px,
         quality=quality,
-        max_broken_percent=max_broken_percent,
     )
-    make_shard(index, split=split, shard=shard, of=of, out=out, recipe=recipe, source=source)
+    make_shard(
+        index,
+        split=split,
+        shard=shard,
+        of=of,
+        out=out,
+        recipe=recipe,
+        max_broken_percent=max_broken_percent,
+        source=source,
+    )
 
 
 @data_app.command(epilog="Example: fourminutes data manifest data/mini-3f2a --out manifest.json --expect ilsvrc2012")

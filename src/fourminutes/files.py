@@ -32,9 +32,14 @@ def clear_write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         way_out = _WAY_OUT.get(error.errno or 0)
-        if way_out is None:
+        if way_out is None or not _concerns(error, path):
             raise
         raise UserError(f"{path}: cannot be written: {way_out}") from error
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """Whether the error is about `path` or a folder above it, and not about what was read to write it."""
+    return error.filename is None or Path(error.filename) == path or Path(error.filename).parent in path.parents
 
 
 @contextmanager

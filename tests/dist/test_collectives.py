@@ -10,6 +10,7 @@ from fourminutes.comm.collectives import ALGORITHMS, torus
 from fourminutes.comm.launch import Launch
 from fourminutes.comm.topology import discover, group_by_host, group_consecutive, placement
 from fourminutes.errors import UserError
+from fourminutes.train.ranks import Ranks
 
 # 24 elements fill the torus's parts evenly, 23 and 1 do not.
 LENGTHS = (24, 23, 1)
@@ -86,6 +87,17 @@ def test_all_ranks_see_the_same_groups() -> None:
     assert places[0][4] == places[2][4]
     assert (places[0][4].launcher, places[0][4].device, places[0][4].backend) == ("torchrun", "cpu", "gloo")
     assert len(places[0][4].hosts) == 3
+
+
+def timeouts_s(launch: Launch) -> list[float]:
+    topology = discover(launch, 2, timeout_s=47)
+    assert topology.within is not None
+    groups = [topology.within, topology.across, Ranks.of(launch, timeout_s=48).group]
+    return [group._get_backend(torch.device("cpu")).options._timeout.total_seconds() for group in groups]
+
+
+def test_groups_wait_as_long_as_they_are_told_to() -> None:
+    assert run_ranks(timeouts_s, 4) == [[47, 47, 48]] * 4
 
 
 def test_one_process_alone_needs_no_process_group() -> None:

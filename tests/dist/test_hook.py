@@ -151,6 +151,7 @@ def test_failure_reaches_the_future_and_all_later_ones() -> None:
 def test_close_ends_the_thread() -> None:
     before = threading.active_count()
     state = ReduceState(discover(ALONE), ReducePlan())
+    state.submit(torch.ones(2), is_last=True).wait()
     assert threading.active_count() == before + 1
     state.close()
     assert threading.active_count() == before

@@ -12,6 +12,8 @@ from fourminutes.plan import Plan, load_plan
 from fourminutes.record import CommRecord, Manifest, RunRecord, ScaleRecord, read_record
 from fourminutes.report.names import FIGURE_FORMATS, TABLE_FORMATS, figure_names, table_names
 
+pytestmark = pytest.mark.timeout(1800)  # the demo itself is in the first test's time
+
 NOTHING = "Nothing to be done"
 
 

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.clone import Clone, fresh_clone
+from support.clone import Clone, fresh_clone, wait_until
 
 from fourminutes.plan import Plan, load_plan
 from fourminutes.record import Manifest, read_record
@@ -18,7 +18,7 @@ data:
   dataset: small
   source: {kind: synthetic, classes: 4, train_per_class: 40, val_per_class: 6, side_px: 40}
   shards: {train: 12, val: 2}
-  recipe: {max_broken_percent: 20}
+  max_broken_percent: 20
 """
 DATA = ["snakemake", "data", "--config", "plan=small.yaml"]
 
@@ -56,8 +56,7 @@ def kill_after_shards(clone: Clone, count: int) -> None:
     """Start sharding, and kill every process of it once `count` shards are there."""
     snakemake = clone.start(*DATA, "--cores", "1", "--forcerun", "shard")
     try:
-        while snakemake.poll() is None and len(list(shards(clone).glob("*.json"))) < count:
-            pass
+        wait_until(snakemake, lambda: len(list(shards(clone).glob("*.json"))) >= count)
     finally:
         os.killpg(snakemake.pid, signal.SIGKILL)
         snakemake.wait()

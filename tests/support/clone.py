@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,17 @@ class Clone:
         return subprocess.Popen(
             command, cwd=self.folder, env=_environ(), stdout=silent, stderr=silent, start_new_session=True
         )
+
+
+def wait_until(process: subprocess.Popen[bytes], holds: Callable[[], bool]) -> None:
+    """Wait until something holds that `process` brings about.
+
+    Raises:
+        AssertionError: the process ended first.
+    """
+    while not holds():
+        with suppress(subprocess.TimeoutExpired):
+            raise AssertionError(f"it ended with {process.wait(timeout=0.05)} before it came so far")
 
 
 @dataclass(frozen=True)

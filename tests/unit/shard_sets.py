@@ -13,7 +13,7 @@ from fourminutes.data.manifest import INDEX_NAME
 from fourminutes.data.shard import make_shard
 from fourminutes.plan import ShardRecipe, Split
 
-RECIPE = ShardRecipe(seed=3, max_broken_percent=10)
+RECIPE = ShardRecipe(seed=3)
 COUNTS: dict[Split, int] = {"train": 3, "val": 2}
 
 

@@ -99,6 +99,19 @@ def test_a_damaged_one_does_not_push_a_good_one_out(tmp_path):
     assert newest_step(tmp_path) == 2
 
 
+def test_a_part_that_cannot_be_read_stops_and_deletes_nothing(tmp_path):
+    save_steps(tmp_path, 1, 2)
+    unreadable = tmp_path / "step-00000002" / SHARED
+    content = unreadable.read_bytes()
+    unreadable.unlink()
+    unreadable.mkdir()
+    with pytest.raises(UserError, match="step-00000002: cannot be read: Is a directory; run the same command again"):
+        newest_step(tmp_path)
+    unreadable.rmdir()
+    unreadable.write_bytes(content)
+    assert newest_step(tmp_path) == 2
+
+
 def test_writing_a_step_again_replaces_it(tmp_path):
     save_steps(tmp_path, 1, 2, 2)
     assert newest_step(tmp_path) == 2

@@ -1,4 +1,4 @@
-"""The cost of collectives and steps: known step counts, limits, and the link found again from its own times."""
+"""The cost of collectives and steps: step counts, limits, and the link found again from its own times."""
 
 import itertools
 
@@ -40,7 +40,7 @@ WORK = Workload(compute_s=0.3, backward_s=0.2, gradient_bytes=100e6, buckets=4)
         ("torus", 1024, 16, 156),
     ],
 )
-def test_step_counts_are_the_published_ones(algorithm: str, processes: int, group_ranks: int, steps: int) -> None:
+def test_step_counts_by_hand(algorithm: str, processes: int, group_ranks: int, steps: int) -> None:
     assert cost_terms(algorithm, processes, group_ranks)[0] == steps
 
 

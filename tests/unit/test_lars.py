@@ -169,6 +169,20 @@ def test_a_zero_gradient_leaves_the_plain_decay(foreach):
 
 
 @both_forms
+@pytest.mark.parametrize(("variant", "epsilon"), [("paper", 1e-9), ("mlperf", 0.0)])
+def test_left_alone_epsilon_is_the_variants(variant, epsilon, foreach):
+    results = []
+    for options in ({}, {"epsilon": epsilon}, {"epsilon": 1e-9 - epsilon}):
+        weights = parameters()
+        optimizer = LARS(weights, lr=0.0, variant=variant, foreach=foreach, **options)
+        run(optimizer, weights, [tensors(SHAPES, 1, scale=1e-9)], [1.0])
+        results.append(weights)
+    left_alone, same, other = results
+    assert all(torch.equal(a, b) for a, b in zip(left_alone, same, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(left_alone, other, strict=True))
+
+
+@both_forms
 def test_the_first_steps_length_is_rate_times_eta_times_the_weights_norm(foreach):
     weights = parameters()
     norms = [weight.norm().item() for weight in weights]
@@ -349,14 +363,14 @@ def test_sgd_is_momentum_with_the_rate_outside(nesterov):
 def test_the_plans_values_reach_lars():
     plan = OptimizerPlan(
         variant="mlperf", trust_coefficient=0.01, epsilon=0.0, decay_in_denominator=False, momentum=0.95,
-        weight_decay=2e-4, no_decay=("norm",), no_adaptation=(),
+        momentum_correction=False, weight_decay=2e-4, no_decay=("norm",), no_adaptation=(),
     )  # fmt: skip
     optimizer = build_optimizer(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), plan)
     assert isinstance(optimizer, LARS)
     assert [(group["weight_decay"], group["adapt"]) for group in optimizer.param_groups] == [(2e-4, True), (0.0, True)]
     for group in optimizer.param_groups:
-        values = [group[key] for key in ("variant", "trust_coefficient", "epsilon", "decay_in_denominator", "momentum")]
-        assert values == ["mlperf", 0.01, 0.0, False, 0.95]
+        keys = ("variant", "trust_coefficient", "epsilon", "decay_in_denominator", "momentum", "momentum_correction")
+        assert [group[key] for key in keys] == ["mlperf", 0.01, 0.0, False, 0.95, False]
 
 
 @pytest.mark.parametrize("plan", [OptimizerPlan(nesterov=True), OptimizerPlan(kind="sgd", momentum=0.0, nesterov=True)])

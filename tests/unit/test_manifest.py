@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from shard_sets import COUNTS, RECIPE, make_set, make_source
+from shard_sets import COUNTS, RECIPE, encoded, make_set, make_source, picture
 
 from fourminutes.data.index import build_index
 from fourminutes.data.manifest import INDEX_NAME, dataset_hash, make_manifest, summary
@@ -106,7 +106,7 @@ def test_shards_of_another_recipe_are_refused(folder):
 
 def test_shards_of_another_index_are_refused(folder, tmp_path):
     build_index(make_source(tmp_path / "other", classes=5), folder / INDEX_NAME)
-    assert_refused(folder, "made from 4 classes, index.parquet has 5")
+    assert_refused(folder, "made from other images than index.parquet lists")
 
 
 def test_a_record_that_is_damaged_is_named(folder):
@@ -121,3 +121,23 @@ def test_a_set_that_is_not_ilsvrc2012_says_what_is_off(folder):
 
 def test_a_folder_that_is_not_there(tmp_path):
     assert_refused(tmp_path / "none", "no such index")
+
+
+def test_a_shard_of_another_source_is_refused(folder, tmp_path):
+    other = make_source(tmp_path / "other")
+    (other / "train" / "n00000002" / "n00000002_0.JPEG").write_bytes(encoded(picture(1), quality=50))
+    build_index(other, folder / INDEX_NAME)
+    make_shard(folder / INDEX_NAME, split="val", shard=0, of=COUNTS["val"], out=folder, recipe=RECIPE)
+    assert_refused(folder, "made from other images than index.parquet lists")
+
+
+def test_a_copied_shard_is_refused(folder):
+    for suffix in ("tar", "idx", "json"):
+        shutil.copy(folder / f"val-00000-of-00002.{suffix}", folder / f"val-00001-of-00002.{suffix}")
+    assert_refused(folder, "val-00001-of-00002.json: is the record of val-00000-of-00002")
+
+
+def test_a_cut_tar_is_refused(folder):
+    with (folder / "val-00001-of-00002.tar").open("r+b") as file:
+        file.truncate(1024)
+    assert_refused(folder, "val-00001-of-00002.tar: has 1024 bytes")

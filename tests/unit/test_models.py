@@ -63,7 +63,7 @@ def test_alexnet_names_the_smallest_input():
         build_model(ModelPlan(name="alexnet_bn", image_px=30), 10, seed=0)
 
 
-def test_alexnet_starts_as_the_caffe_model():
+def test_alexnet_starts_with_the_caffe_models_fc6_and_fc7_and_a_wider_fc8():
     model = build_model(ModelPlan(name="alexnet_bn", image_px=227), 1000, seed=0)
     for layer, sigma, bias in ((model.fc6, 0.005, 0.1), (model.fc7, 0.005, 0.1), (model.fc8, 0.01, 0.0)):
         assert layer.weight.std().item() == pytest.approx(sigma, rel=0.01)

@@ -105,7 +105,7 @@ def test_the_recipe_hash_follows_what_decides_the_bytes_and_nothing_else(tmp_pat
 
 
 def test_a_run_without_data_is_refused(tmp_path: Path):
-    assert "runs need a data block" in refusal(tmp_path, "name: x\nruns: {a: {}}")
+    assert "runs need a data block" in refusal(tmp_path, "name: small\nruns: {a: {}}")
 
 
 def test_a_runs_hash_follows_its_recipe_and_not_its_description(tmp_path: Path):
@@ -114,3 +114,20 @@ def test_a_runs_hash_follows_its_recipe_and_not_its_description(tmp_path: Path):
 
     assert recipe_hash("epochs: 3, description: another") == recipe_hash("epochs: 3")
     assert recipe_hash("epochs: 4") != recipe_hash("epochs: 3")
+
+
+def test_what_is_wrong_in_the_defaults_is_named_there(tmp_path: Path):
+    assert "small.yaml: defaults.model.widht: unknown key" in refusal(tmp_path, PLAN.replace("width", "widht"))
+
+
+def test_a_key_that_comes_twice_is_refused(tmp_path: Path):
+    assert "key 'a' comes twice" in refusal(tmp_path, PLAN.replace("  b: {", "  a: {"))
+
+
+def test_a_plan_by_another_name_than_its_files_is_refused(tmp_path: Path):
+    assert "'other' is not the file's" in refusal(tmp_path, PLAN.replace("name: small", "name: other"))
+
+
+def test_what_leaves_the_weights_as_they_are_leaves_the_hash(tmp_path: Path):
+    text = PLAN.replace("epochs: 3", "epochs: 3, checkpoint: {every_steps: 7}, loader: {threads: 8}")
+    assert read(tmp_path, text).runs["b"].recipe_hash == read(tmp_path, PLAN).runs["b"].recipe_hash

@@ -9,7 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 import fourminutes.report.published
-from fourminutes.report.published import Certainty, Headline, Published, published
+from fourminutes.report.names import FIGURES
+from fourminutes.report.published import Certainty, Headline, Published, System, published
 
 RAW = yaml.safe_load(Path(fourminutes.report.published.__file__).with_name("published.yaml").read_text())
 ROW = {"model": "ResNet-50", "batch": 65536, "certainty": "confirmed", "source": "ABS", "minutes": 6.6}
@@ -22,6 +23,22 @@ def test_a_rows_certainty_and_source_hold_for_its_plain_numbers_and_a_number_may
     assert (row.minutes.value, row.minutes.certainty, row.minutes.source) == (6.6, Certainty.CONFIRMED, "ABS")
     assert row.top1_percent is not None
     assert (row.top1_percent.certainty, row.top1_percent.source) == (Certainty.DERIVED, "GTC")
+    assert row.batch.certainty is Certainty.CONFIRMED
+    assert row.cited() == "ABS"
+
+
+def test_a_row_cites_every_source_that_it_was_read_in() -> None:
+    row = Headline.model_validate(ROW | {"top1_percent": {"value": 75.8, "certainty": "confirmed", "source": "GTC"}})
+    assert row.cited() == "ABS, GTC"
+
+
+def test_what_is_said_in_words_is_as_sure_as_its_row() -> None:
+    raw = {"who": "Some", "model": "ResNet-50", "group": "after", "batch": "32K", "hardware": "TPU v3"}
+    row = System.model_validate(raw | {"certainty": "unconfirmed", "source": "MEMORY"})
+    assert row.batch is not None
+    assert row.hardware is not None
+    assert (row.batch.value, row.batch.certainty) == ("32K", Certainty.UNCONFIRMED)
+    assert (row.hardware.value, row.hardware.certainty) == ("TPU v3", Certainty.UNCONFIRMED)
 
 
 @pytest.mark.parametrize(
@@ -41,9 +58,9 @@ def test_a_source_that_is_not_listed_is_refused() -> None:
 
 def test_the_confirmed_headline_is_the_papers() -> None:
     confirmed = {
-        (line.model, line.accelerators): (line.minutes.value, line.top1_percent.value)
+        (line.model, line.accelerators.value): (line.minutes.value, line.top1_percent.value)
         for line in published().headline
-        if line.certainty is Certainty.CONFIRMED and line.minutes and line.top1_percent
+        if line.certainty is Certainty.CONFIRMED and line.minutes and line.top1_percent and line.accelerators
     }
     assert confirmed == {("ResNet-50", 2048): (6.6, 75.8), ("AlexNet", 1024): (4, 58.7)}
 
@@ -54,7 +71,7 @@ def test_the_rates_follow_from_epochs_and_time() -> None:
     for line in rates:
         assert line.images_per_s and line.minutes and line.epochs  # noqa: PT018
         seconds = 60 * line.minutes.value
-        assert line.images_per_s.value == pytest.approx(TRAIN_IMAGES * line.epochs / seconds, rel=0.003)
+        assert line.images_per_s.value == pytest.approx(TRAIN_IMAGES * line.epochs.value / seconds, rel=0.003)
         assert line.images_per_s.certainty is not Certainty.CONFIRMED
 
 
@@ -73,5 +90,12 @@ def test_the_scalability_shares_are_those_of_the_papers_figure() -> None:
 
 def test_what_is_only_remembered_is_unconfirmed_and_the_other_way_round() -> None:
     for row in published().rows():
-        for fact in row.facts():
-            assert (fact.source == "MEMORY") == (fact.certainty is Certainty.UNCONFIRMED), row
+        for claim in row.claims():
+            assert (claim.source == "MEMORY") == (claim.certainty is Certainty.UNCONFIRMED), row
+
+
+def test_the_captions_repeat_the_published_numbers() -> None:
+    assert f"±{published().scalability.reading_error_images_per_s:.0f} images/s" in FIGURES["scalability"]
+    quoted = {(row.accelerators, row.percent.value, row.certainty.value) for row in published().efficiencies}
+    assert {(1024, 99, "confirmed"), (2048, 97, "confirmed"), (2048, 87.9, "unconfirmed")} <= quoted
+    assert all(f"{percent} %" in FIGURES["scaling"] for percent in ("about 99", "97", "87.9"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -41,12 +42,14 @@ from fourminutes.record import (
     write_record,
 )
 from fourminutes.report import FIGURES, TABLES, drawing, figure_names, make_report, table_names
-from fourminutes.report.drawing import PAPER
 from fourminutes.report.evidence import gather
 from fourminutes.report.figures import BUILDERS
 from fourminutes.report.names import FIGURE_FORMATS, TABLE_FORMATS
-from fourminutes.report.published import published
+from fourminutes.report.published import Certainty, published
+from fourminutes.report.summary import key_numbers, sentences
+from fourminutes.report.tables import BUILDERS as TABLE_BUILDERS
 from fourminutes.report.tables import ablations_table, results_table, runs_table
+from fourminutes.report.words import hardware, hardware_brief
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -129,7 +132,7 @@ def run_record(name, plan="made", run_settings=None, final_top1=80.0, rate=100.0
     )
 
 
-def comm_record() -> CommRecord:
+def comm_record(hosts=("node1",) * 4) -> CommRecord:
     timings = tuple(
         CollectiveTiming(
             algorithm=algorithm,
@@ -147,7 +150,7 @@ def comm_record() -> CommRecord:
     return CommRecord(
         plan="made",
         settings=CommBenchPlan(),
-        placement=Placement(launcher="alone", hosts=("node1",) * 4, device="cpu", backend="gloo"),
+        placement=Placement(launcher="alone", hosts=hosts, device="cpu", backend="gloo"),
         provenance=PROVENANCE,
         timings=timings,
         fits=(),
@@ -366,16 +369,78 @@ def test_a_plan_that_only_draws_takes_each_record_that_its_globs_match_once(here
     assert "other/alexnet-sgd-64" in labels
 
 
-def test_only_a_run_on_imagenet_with_the_papers_batch_stands_beside_an_ablation(here: Path) -> None:
-    full = settings(batch=65536, epochs=90)
-    full = full.model_copy(update={"model": ModelPlan(name="resnet50")})
-    plan = plan_of({"full": full, "small": settings()})
-    record_all(plan)
-    assert not any(row.cells["own"] for row in ablations_table(gather(plan)).rows)
-    on_imagenet = run_record("full", "made", full).model_copy(update={"class_count": 1000})
-    write_record(plan.run_record("full"), on_imagenet)
-    beside = {row.cells["change"]: row.cells["own_run"] for row in ablations_table(gather(plan)).rows}
-    assert [change for change, run in beside.items() if run == "full"] == ["+ no decay on bias and batch norm"]
+NO_DECAY_ROW = "+ no decay on bias and batch norm"
+
+
+def paper_run(image_px=224, width=1.0, **optimizer: Any) -> RunPlan:
+    """The paper's ResNet-50, or nearly."""
+    changed = {"model": ModelPlan(image_px=image_px, width=width), "optimizer": OptimizerPlan(**optimizer)}
+    return settings(batch=65536, epochs=90).model_copy(update=changed)
+
+
+def changes_beside(chosen: RunPlan, classes: int = 1000) -> list[str]:
+    """The ablations that a run of these settings stands beside."""
+    plan = plan_of({"full": chosen})
+    write_record(
+        plan.run_record("full"), run_record("full", "made", chosen).model_copy(update={"class_count": classes})
+    )
+    rows = ablations_table(gather(plan)).rows
+    return [str(row.cells["change"]) for row in rows if row.cells["own_run"] == "full"]
+
+
+@pytest.mark.parametrize("image_px", [224, 227])
+def test_a_run_on_imagenet_with_the_papers_batch_stands_beside_its_ablation(here: Path, image_px: int) -> None:
+    assert changes_beside(paper_run(image_px)) == [NO_DECAY_ROW]
+    assert changes_beside(paper_run(no_decay=())) == ["with LARS"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "classes"),
+    [
+        (paper_run(), 10),
+        (paper_run(image_px=64), 1000),
+        (paper_run(width=0.5), 1000),
+        (paper_run(nesterov=True), 1000),
+        (paper_run(no_decay=("bias",)), 1000),
+        (settings(), 1000),
+    ],
+    ids=["classes", "crop", "width", "Nesterov", "decay in part", "batch"],
+)
+def test_a_run_that_does_anything_else_stands_beside_no_ablation(here: Path, chosen: RunPlan, classes: int) -> None:
+    assert changes_beside(chosen, classes) == []
+
+
+def test_only_the_two_rows_that_leave_the_precision_open_say_so() -> None:
+    noted = {row.value.value for row in published().ablations if "single or half precision" in row.note}
+    assert noted == {60.6, 71.9}
+
+
+# What names a row, or is an argument of its formula, claims nothing.
+NO_CLAIM = {"origin", "who", "year", "model", "classes", "change", "quantity", "unit", "note", "source"}
+NO_CLAIM |= {"processes", "group"}
+
+
+@pytest.mark.parametrize(
+    ("name", "published_rows"),
+    [
+        ("results", published().headline),
+        ("ablations", published().ablations),
+        ("systems", published().systems),
+        ("steps", published().steps),
+    ],
+)
+def test_every_cell_of_an_unconfirmed_row_is_marked_unless_it_is_surer_itself(name: str, published_rows: Any) -> None:
+    table = TABLE_BUILDERS[name](gather(plan_of({}, data=None, comm=None, scale=None)))
+    csv = pd.read_csv(io.StringIO(table.csv()))
+    unconfirmed = [index for index, row in enumerate(published_rows) if row.certainty is Certainty.UNCONFIRMED]
+    assert unconfirmed
+    for index in unconfirmed:
+        surer = {claim.value for claim in published_rows[index].claims() if claim.certainty is Certainty.CONFIRMED}
+        for column, text in zip(table.shown, table.texts()[index], strict=True):
+            cell = table.rows[index].cells.get(column.key)
+            if column.key not in NO_CLAIM and cell is not None and getattr(cell, "value", None) not in surer:
+                assert re.fullmatch(r"\(.+\)†", text), (name, column.key, text)
+                assert csv.loc[index, f"{column.key}_certainty"] == "unconfirmed"
 
 
 def test_unconfirmed_numbers_are_marked_in_every_form_of_a_table(here: Path) -> None:
@@ -397,34 +462,54 @@ def test_latex_is_booktabs_and_escapes_what_latex_would_read(here: Path) -> None
     assert not re.search(r"(?<!\\)[%&#_](?=[^ ])", latex.replace(" & ", " "))
 
 
-def points(name: str, plan: Plan, axes: int = 0) -> dict[tuple[float, float], bool]:
-    """Every single marker of a figure's axes, and whether it is hollow."""
+def points(name: str, plan: Plan, axes: int = 0) -> dict[tuple[float, float], tuple[str, str]]:
+    """Every single marker of a figure's axes, with its filling's colour and style."""
     with drawing.mpl.rc_context(fname=str(drawing.STYLE)):
         lines = BUILDERS[name](gather(plan)).axes[axes].get_lines()
     return {
-        (float(line.get_xdata()[0]), float(line.get_ydata()[0])): line.get_markerfacecolor() == PAPER
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0])): (line.get_markerfacecolor(), line.get_fillstyle())
         for line in lines
         if len(line.get_xdata()) == 1 and line.get_marker() not in ("", "None")
     }
 
 
-def test_a_system_is_drawn_hollow_where_its_time_or_size_is_unconfirmed(here: Path) -> None:
+def drawn_as(look: tuple[str, str]) -> Certainty:
+    """The certainty that a marker's filling tells."""
+    if look[0] == drawing.PAPER:
+        return Certainty.UNCONFIRMED
+    return Certainty.DERIVED if look[1] == "left" else Certainty.CONFIRMED
+
+
+def test_a_system_is_drawn_as_sure_as_the_less_sure_of_its_time_and_size(here: Path) -> None:
     drawn = points("systems", plan_of({}, data=None, comm=None, scale=None))
+    told = set()
     for system in published().systems:
         if system.minutes and system.accelerators:
-            unconfirmed = "unconfirmed" in (system.minutes.certainty, system.accelerators.certainty)
-            assert drawn[system.accelerators.value, system.minutes.value] == unconfirmed, system
+            certainty = drawing.least_sure(system.minutes, system.accelerators)
+            assert drawn_as(drawn[system.accelerators.value, system.minutes.value]) is certainty, system
+            told.add(certainty)
+    assert told == set(Certainty)
 
 
-def test_published_efficiencies_are_hollow_where_unconfirmed_and_measured_ones_are_drawn(here: Path) -> None:
+def test_published_points_are_drawn_by_certainty_and_measured_efficiencies_stand_beside_them(here: Path) -> None:
     plan = plan_of(RUNS)
     record_all(plan)
     drawn = points("scaling", plan)
-    assert drawn[2048, 97] is False
-    assert drawn[2048, 87.9] is True
+    assert drawn_as(drawn[2048, 97]) is Certainty.CONFIRMED
+    assert drawn_as(drawn[2048, 87.9]) is Certainty.UNCONFIRMED
+    assert drawn_as(points("scaling", plan, axes=1)[2048, 291000]) is Certainty.DERIVED
     # 100 images/s on one process, 141.4 on two with the same work each.
-    measured = [y for (x, y), hollow in drawn.items() if x == 2 and not hollow]
+    measured = [y for (x, y), look in drawn.items() if x == 2 and look[0] != drawing.PAPER]
     assert measured == [pytest.approx(100 * 2**0.5 / 2)]
+
+
+def test_the_time_of_the_allreduce_has_several_ticks(here: Path) -> None:
+    plan = plan_of(RUNS)
+    record_all(plan)
+    with drawing.mpl.rc_context(fname=str(drawing.STYLE)):
+        axis = BUILDERS["allreduce"](gather(plan)).axes[0].yaxis
+    low, high = axis.get_view_interval()
+    assert [tick for tick in axis.get_majorticklocs() if low <= tick <= high] == [0.2, 0.5, 1, 2, 5, 10, 20]
 
 
 class _Page(HTMLParser):
@@ -486,8 +571,44 @@ def test_the_summary_is_worked_out_from_the_records(page: str) -> None:
     )
     assert "80.0 % top-1" in summary
     assert "resnet50-lars-1024-x2, trains at 141 images/s" in summary
-    assert "hierarchical from 1 KiB to 128 KiB and ring from 1 MiB to 8 MiB" in summary
-    assert "80 % efficiency is kept up to 512 processes" in summary
+    # The quartiles of the two overlap where their times cross.
+    assert (
+        "hierarchical from 1 KiB to 16 KiB, undecided (no difference beyond the spread) from 128 KiB to 1 MiB "
+        "and ring at 8 MiB" in summary
+    )
+    # 100 / (1 + 0.01 (sqrt(2048) - 1) f) for f = 2 and 1.
+    assert (
+        "At 2,048 processes, the largest size predicted, the fitted model gives 53 to 69 % efficiency over runs and "
+        "algorithms (extrapolated from 4 processes on 1 host, all links taken as alike)." in summary
+    )
+
+
+def test_a_predicted_efficiency_is_a_key_number_only_where_links_between_hosts_were_measured(here: Path) -> None:
+    plan = plan_of(RUNS)
+    record_all(plan)
+    assert {number.origin for number in key_numbers(gather(plan))} == {"measured"}
+    write_record(plan.comm_record, comm_record(hosts=("node1", "node1", "node2", "node2")))
+    predicted = [number for number in key_numbers(gather(plan)) if number.origin == "predicted"]
+    assert [number.value for number in predicted] == ["53 to 69"]
+
+
+@pytest.mark.parametrize(
+    ("model", "percent"), [("alexnet_bn", "58.7 % for AlexNet"), ("resnet50", "75.8 % for ResNet-50")]
+)
+def test_an_accuracy_is_told_beside_the_papers_for_the_same_network(here: Path, model: str, percent: str) -> None:
+    plan = plan_of({"one": settings(model)})
+    record_all(plan)
+    told = sentences(gather(plan))[1]
+    assert f"the paper's {percent} are for the full network on the 1,000 classes of ImageNet" in told
+
+
+def test_processes_on_one_cpu_are_not_told_as_so_many_cpus() -> None:
+    alone = Placement(launcher="torchrun", hosts=("node1",) * 2, device="cpu", backend="gloo")
+    assert hardware(alone, PROVENANCE) == "2 processes, 1 host, Some CPU <2.4 GHz> (2 cores)"
+    assert hardware_brief(alone, PROVENANCE) == "2 proc · Some CPU <2.4 GHz>, 2 cores"
+    spread = alone.model_copy(update={"hosts": ("node1", "node2"), "device": "NVIDIA H200"})
+    assert hardware(spread, PROVENANCE) == "2 × NVIDIA H200, 2 hosts"
+    assert hardware_brief(spread, PROVENANCE) == "2 × NVIDIA H200, 2 hosts"
 
 
 def test_the_workflows_captions_are_the_pages() -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fourminutes.optim import LARS, rate_at, set_rate
+from fourminutes.optim import LARS, rate_at, set_rate, step_rate
 from fourminutes.plan import SchedulePlan
 
 MLPERF_64K = SchedulePlan(base_rate=24.699, warmup_epochs=31, power=2, end_rate=1e-4)
@@ -62,6 +62,17 @@ def test_warmup_is_linear_from_its_own_rate():
 
 def test_without_warmup_the_first_step_has_the_base_rate():
     assert rate_at(SchedulePlan(base_rate=0.1), 0, 5) == 0.1
+
+
+@pytest.mark.parametrize("decay", ["polynomial", "cosine"])
+@pytest.mark.parametrize("steps_per_epoch", [7, 1251])
+def test_the_first_step_moves_the_warmups_last_has_the_base_rate_and_the_last_the_end_rate(decay, steps_per_epoch):
+    schedule = SchedulePlan(base_rate=29.0, warmup_epochs=3, decay=decay, end_rate=1e-4)
+    steps = [1, 3 * steps_per_epoch, 11 * steps_per_epoch]
+    rates = [step_rate(schedule, step, steps_per_epoch=steps_per_epoch, epochs=11) for step in steps]
+    assert rates[0] == pytest.approx(29.0 / (3 * steps_per_epoch))
+    assert rates[1] == pytest.approx(29.0)
+    assert rates[2] == 1e-4
 
 
 @given(schedule=schedules)

@@ -61,7 +61,6 @@ def samples_in(folder: Path, split: str) -> list[tuple[str, int, bytes]]:
 
 def command(index: Path, out: Path, split: str, shard: int) -> list[str]:
     options = {"--split": split, "--shard": shard, "--of": COUNTS[split], "--out": out, "--seed": RECIPE.seed}
-    options["--max-broken-percent"] = RECIPE.max_broken_percent
     words = [str(word) for option in options.items() for word in option]
     return [sys.executable, "-m", "fourminutes", "data", "shard", str(index), *words]
 
@@ -242,8 +241,10 @@ def test_broken_images_are_left_out_and_recorded(tmp_path, check):
     for number, content in broken.items():
         (source / "train" / "n00000002" / f"n00000002_{number}.JPEG").write_bytes(content)
     build_index(source, tmp_path / "index")
-    recipe = ShardRecipe(check=check, max_broken_percent=9)
-    record = make_shard(tmp_path / "index", split="train", shard=0, of=1, out=tmp_path, recipe=recipe)
+    recipe = ShardRecipe(check=check)
+    record = make_shard(
+        tmp_path / "index", split="train", shard=0, of=1, out=tmp_path, recipe=recipe, max_broken_percent=9
+    )
     reasons = {note.member: note.reason for note in record.refused}
     assert reasons == {
         "n00000002/n00000002_0.JPEG": "empty",
@@ -265,7 +266,8 @@ def test_too_many_broken_images_stop_the_job_and_are_named(tmp_path):
             shard=0,
             of=1,
             out=tmp_path / "set",
-            recipe=ShardRecipe(max_broken_percent=8),
+            recipe=ShardRecipe(),
+            max_broken_percent=8,
         )
     assert list((tmp_path / "set").iterdir()) == []
 
@@ -399,3 +401,14 @@ def test_full_disk_leaves_nothing(made, tmp_path):
 def test_read_only_file_system(made, tmp_path):
     with small_disk(tmp_path / "disk", "ro") as disk, pytest.raises(UserError, match="read-only"):
         make_shard(made / INDEX_NAME, split="val", shard=0, of=2, out=disk, recipe=RECIPE)
+
+
+def test_a_failure_leaves_the_older_shard_whole(archived, tmp_path):
+    out = tmp_path / "set"
+    options = {"split": "val", "shard": 0, "of": 1, "out": out, "recipe": RECIPE}
+    make_shard(tmp_path / "index", **options)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    archived.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        make_shard(tmp_path / "index", **options)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before

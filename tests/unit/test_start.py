@@ -1,13 +1,26 @@
-"""The command lines that start a job's processes."""
+"""Starting a job's processes: the command lines, and several of them on this machine."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from fourminutes.comm.launch import resolve_launch
+from fourminutes.comm.local import run_here
 from fourminutes.comm.start import start_command
 from fourminutes.errors import UserError
 
 COMMAND = ["fourminutes", "train", "--plan", "p.yaml", "--run", "a"]
+LAUNCH = [Path(sys.executable).with_name("fourminutes"), "launch", "--processes", "2", "--"]
+
+
+def launched(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*LAUNCH, *command], check=False, capture_output=True, text=True, timeout=60)
 
 
 def test_one_process_is_the_command_itself_even_in_a_slurm_job():
@@ -15,10 +28,8 @@ def test_one_process_is_the_command_itself_even_in_a_slurm_job():
     assert line == COMMAND
 
 
-def test_several_here_are_torchruns_and_the_commands_options_stay_its_own():
-    line = start_command(COMMAND, processes=2, per_node=2, threads=1, environ={})
-    assert line[0].endswith("torchrun")
-    assert line[1:] == ["--standalone", "--nproc-per-node=2", "--no-python", "--", *COMMAND]
+def test_several_here_need_no_other_command():
+    assert start_command(COMMAND, processes=2, per_node=2, threads=1, environ={}) is None
 
 
 def test_in_a_slurm_job_every_size_is_given_to_srun():
@@ -30,3 +41,57 @@ def test_in_a_slurm_job_every_size_is_given_to_srun():
 def test_several_nodes_outside_of_slurm_are_refused_with_the_way_out():
     with pytest.raises(UserError, match="need 4 nodes, and this is no Slurm job; use `snakemake --profile slurm`"):
         start_command(COMMAND, processes=32, per_node=8, threads=1, environ={})
+
+
+@pytest.mark.parametrize("status", [0, 2, 75])
+def test_the_commands_status_comes_out_and_nothing_else(status):
+    done = launched("sh", "-c", f"exit {status}")
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+
+
+def test_a_command_that_is_none_is_one_line():
+    done = launched("no-such-command")
+    assert done.returncode == 2
+    assert done.stderr.startswith("fourminutes: no-such-command: no such command;")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_reaches_every_process(number):
+    """Each waits for the signal, and says on stdout that it is ready, then that it has come."""
+    program = (
+        "import signal, sys; "
+        f"signal.pthread_sigmask(signal.SIG_BLOCK, [{number:d}]); "
+        "sys.stdout.write('ready\\n'); sys.stdout.flush(); "
+        f"signal.sigwait([{number:d}]); sys.stdout.write('came\\n'); sys.stdout.flush(); sys.exit(75)"
+    )
+    with subprocess.Popen([*LAUNCH, sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        assert [launcher.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+        launcher.send_signal(number)
+        assert launcher.stdout.read() == "came\n" * 2
+        assert launcher.wait(60) == 75
+
+
+def test_where_one_fails_the_others_are_ended_even_those_that_ignore_sigterm():
+    program = "trap '' TERM; test $RANK = 1 && exit 3; exec tail -f /dev/null"
+    assert run_here(["sh", "-c", program], 3, os.environ, grace_s=0.1) == 3
+
+
+def test_a_process_that_a_signal_ended_counts_as_128_and_its_number():
+    assert run_here(["sh", "-c", "kill -KILL $$"], 1, os.environ) == 128 + signal.SIGKILL
+
+
+def test_every_process_finds_its_place(tmp_path):
+    assert run_here(["sh", "-c", f"env > {tmp_path}/$RANK"], 3, os.environ) == 0
+    environs = [
+        dict(line.split("=", 1) for line in (tmp_path / str(rank)).read_text().splitlines() if "=" in line)
+        for rank in range(3)
+    ]
+    places = [resolve_launch(environ) for environ in environs]
+    assert [(place.rank, place.local_rank, place.world_size, place.local_world_size) for place in places] == [
+        (0, 0, 3, 3),
+        (1, 1, 3, 3),
+        (2, 2, 3, 3),
+    ]
+    assert len({(environ["MASTER_ADDR"], environ["MASTER_PORT"]) for environ in environs}) == 1

@@ -16,4 +16,4 @@ rule comm_bench:
         launch=launch_options(PLAN.comm),
     shell:
         "fourminutes launch {params.launch} --"
-        " fourminutes comm bench --plan {params.plan} --out {output} 2> >(tee {log} >&2)"
+        " fourminutes comm bench --plan {params.plan:q} --out {output:q} 2> >(log_to {log:q})"

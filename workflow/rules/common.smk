@@ -14,9 +14,11 @@ except UserError as error:
     print(f"fourminutes: {error}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
 
-# So that `.venv/bin/snakemake` finds its own commands without an activated environment.
+# So that `.venv/bin/snakemake` finds its own commands without an activated environment, and that what a command says is
+# seen and kept until it ends: a `tee` that Ctrl-C ends first would take the command along in the middle of its checkpoint.
 shell.prefix(
     f'set -euo pipefail; export PATH="{os.path.dirname(sys.executable)}:$PATH"; '
+    "log_to() (trap '' INT TERM HUP USR1; tee \"$1\" >&2); "
 )
 
 RESULTS = str(PLAN.results)
@@ -36,18 +38,16 @@ SCALE_RECORD = str(PLAN.scale_record) if PLAN.scale else []
 
 def launch_options(settings):
     """How `fourminutes launch` starts the processes of a run or of a measurement."""
-    return f"--processes {settings.processes} --per-node {settings.per_node} --threads {settings.threads}"
+    return f"--processes {settings.processes} --per-node {settings.per_node} --threads {settings.cores}"
 
 
 def placement(settings):
     """The resources of a job of one process a device, from which Slurm's executor makes its sbatch line."""
     return {
         "nodes": settings.nodes,
-        "cpus_per_task": settings.threads,
+        "cpus_per_task": settings.cores,
         # The executor refuses `mpi` with one process, and wants `tasks_per_node` from two on a node, else `tasks`.
         "mpi": "srun" if settings.processes > 1 else None,
         "tasks_per_node": settings.per_node if settings.per_node > 1 else None,
-        "tasks": (
-            settings.processes if settings.processes > settings.per_node == 1 else None
-        ),
+        "tasks": (settings.processes if settings.processes > settings.per_node == 1 else None),
     }

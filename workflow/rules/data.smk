@@ -4,9 +4,7 @@ from fourminutes.plan import SyntheticSource
 
 SOURCE = str(PLAN.data.source_folder)
 ARCHIVES = (
-    multiext(
-        f"{SOURCE}/ILSVRC2012_", "img_train.tar", "img_val.tar", "devkit_t12.tar.gz"
-    )
+    multiext(f"{SOURCE}/ILSVRC2012_", "img_train.tar", "img_val.tar", "devkit_t12.tar.gz")
     if isinstance(PLAN.data.source, SyntheticSource)
     else []
 )
@@ -19,7 +17,7 @@ if ARCHIVES:
             ARCHIVES,
         log:
             f"{LOGS}/synthesize.log",
-        threads: workflow.cores
+        threads: 4
         params:
             folder=lambda wildcards, output: os.path.dirname(output[0]),
             options=" ".join(
@@ -27,7 +25,7 @@ if ARCHIVES:
                 for key, value in PLAN.data.source.model_dump(exclude={"kind"}).items()
             ),
         shell:
-            "fourminutes data synthesize {params.folder} {params.options} 2> >(tee {log} >&2)"
+            "fourminutes data synthesize {params.folder:q} {params.options} 2> >(log_to {log:q})"
 
 
 # A given source is no input: the index names what is missing from it better than a missing-input error would, and the
@@ -42,20 +40,16 @@ rule index:
     threads: 2
     params:
         source=lambda wildcards: SOURCE,
-        workers=(
-            f"--workers {PLAN.data.index_workers}" if PLAN.data.index_workers else ""
-        ),
+        workers=(f"--workers {PLAN.data.index_workers}" if PLAN.data.index_workers else ""),
     shell:
-        "fourminutes data index {params.source} --out {output} {params.workers} 2> >(tee {log} >&2)"
+        "fourminutes data index {params.source:q} --out {output:q} {params.workers} 2> >(log_to {log:q})"
 
 
 rule shard:
     input:
         index=ancient(rules.index.output),
     output:
-        multiext(
-            f"{DATA_FOLDER}/{{split}}-{{shard}}-of-{{of}}", ".tar", ".idx", ".json"
-        ),
+        multiext(f"{DATA_FOLDER}/{{split}}-{{shard}}-of-{{of}}", ".tar", ".idx", ".json"),
     log:
         f"{LOGS}/shard/{{split}}-{{shard}}-of-{{of}}.log",
     wildcard_constraints:
@@ -73,14 +67,15 @@ rule shard:
             for key, value in PLAN.data.recipe.model_dump().items()
             if value is not None
         ),
+        max_broken=f"--max-broken-percent {PLAN.data.max_broken_percent}",
     shell:
-        "fourminutes data shard {input.index} --split {wildcards.split} --shard {wildcards.shard} --of {wildcards.of}"
-        " --out {params.folder} {params.options} 2> >(tee {log} >&2)"
+        "fourminutes data shard {input.index:q} --split {wildcards.split} --shard {wildcards.shard} --of {wildcards.of}"
+        " --out {params.folder:q} {params.options} {params.max_broken} 2> >(log_to {log:q})"
 
 
 rule manifest:
     input:
-        ancient(rules.index.output),
+        rules.index.output,
         ancient(SHARDS),
     output:
         MANIFEST,
@@ -90,4 +85,4 @@ rule manifest:
         folder=lambda wildcards, input: os.path.dirname(input[0]),
         expect=f"--expect {PLAN.data.expect}" if PLAN.data.expect else "",
     shell:
-        "fourminutes data manifest {params.folder} --out {output} {params.expect} 2> >(tee {log} >&2)"
+        "fourminutes data manifest {params.folder:q} --out {output:q} {params.expect} 2> >(log_to {log:q})"

@@ -7,13 +7,7 @@ from fourminutes.report.names import (
     table_names,
 )
 
-DRAWN_FROM = sorted(
-    {
-        path
-        for pattern in PLAN.report.records + PLAN.report.comm_records
-        for path in glob.glob(pattern)
-    }
-)
+DRAWN_FROM = sorted({path for pattern in PLAN.report.records + PLAN.report.comm_records for path in glob.glob(pattern)})
 
 
 rule report:
@@ -24,9 +18,7 @@ rule report:
         SCALE_RECORD,
         DRAWN_FROM,
     output:
-        page=report(
-            f"{RESULTS}/report.html", caption="../report/page.rst", category="Page"
-        ),
+        page=report(f"{RESULTS}/report.html", caption="../report/page.rst", category="Page"),
         figures=[
             report(
                 f"{RESULTS}/figures/{name}.svg",
@@ -56,4 +48,4 @@ rule report:
             *(run.description for run in PLAN.runs.values()),
         ],
     shell:
-        "fourminutes report --plan {params.plan} > /dev/null 2> >(tee {log} >&2)"
+        "fourminutes report --plan {params.plan:q} > /dev/null 2> >(log_to {log:q})"

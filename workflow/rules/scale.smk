@@ -14,4 +14,4 @@ rule simulate:
         plan=PLAN_FILE,
         settings=PLAN.scale.model_dump_json(),
     shell:
-        "fourminutes scale simulate --plan {params.plan} 2> >(tee {log} >&2)"
+        "fourminutes scale simulate --plan {params.plan:q} 2> >(log_to {log:q})"

@@ -16,19 +16,13 @@ rule train_run:
         nodes=lambda wildcards: placement(PLAN.runs[wildcards.run])["nodes"],
         mpi=lambda wildcards: placement(PLAN.runs[wildcards.run])["mpi"],
         tasks=lambda wildcards: placement(PLAN.runs[wildcards.run])["tasks"],
-        tasks_per_node=lambda wildcards: placement(PLAN.runs[wildcards.run])[
-            "tasks_per_node"
-        ],
-        cpus_per_task=lambda wildcards: placement(PLAN.runs[wildcards.run])[
-            "cpus_per_task"
-        ],
+        tasks_per_node=lambda wildcards: placement(PLAN.runs[wildcards.run])["tasks_per_node"],
+        cpus_per_task=lambda wildcards: placement(PLAN.runs[wildcards.run])["cpus_per_task"],
     params:
         plan=PLAN_FILE,
-        # The run's resolved settings: a changed recipe trains this run again, a changed comment none.
-        settings=lambda wildcards: PLAN.runs[wildcards.run].model_dump_json(
-            exclude={"description"}
-        ),
+        # Of the run's resolved settings: a changed recipe trains this run again, a changed comment none.
+        recipe=lambda wildcards: PLAN.runs[wildcards.run].recipe_hash,
         launch=lambda wildcards: launch_options(PLAN.runs[wildcards.run]),
     shell:
         "fourminutes launch {params.launch} --"
-        " fourminutes train --plan {params.plan} --run {wildcards.run} 2> >(tee {log} >&2)"
+        " fourminutes train --plan {params.plan:q} --run {wildcards.run} 2> >(log_to {log:q})"

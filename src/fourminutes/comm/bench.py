@@ -126,10 +126,14 @@ def _measure(settings: CommBenchPlan, launch: Launch, topology: Topology) -> Ite
                 bar.update(row == 0)
             distributed.all_reduce(times_s, op=distributed.ReduceOp.MAX)
             for name, measured_s in zip(algorithms, times_s[:, WARMUP_CALLS:].tolist(), strict=True):
-                yield _timing(name, measured_s, tensor.nbytes, topology)
+                yield timing_of(name, measured_s, tensor.nbytes, topology)
 
 
-def _timing(algorithm: str, measured_s: list[float], message_bytes: int, topology: Topology) -> CollectiveTiming:
+def timing_of(algorithm: str, measured_s: list[float], message_bytes: int, topology: Topology) -> CollectiveTiming:
+    """Quartiles and bus bandwidth of one algorithm at one size, from the times of its calls in seconds.
+
+    The bus bandwidth is that of nccl-tests, for every algorithm alike: 2(P-1)/P M/t over P processes, with the median.
+    """
     lower, median, upper = np.quantile(measured_s, (0.25, 0.5, 0.75)).tolist()
     processes = topology.world_size
     return CollectiveTiming(

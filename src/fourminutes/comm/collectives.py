@@ -31,8 +31,9 @@ def ring(tensor: Tensor, topology: Topology) -> None:
 def hierarchical(tensor: Tensor, topology: Topology) -> None:
     """Replace `tensor` by its sum over all ranks: reduce to each group's master, all-reduce among masters, broadcast.
 
-    The arrangement of arXiv:1807.11205, section on communication: with groups of k of p ranks it takes
-    4(k-1) + 2(p/k-1) steps where the ring takes 2(p-1). Groups may be of unequal size.
+    The arrangement of arXiv:1807.11205. With groups of k of p ranks and every stage as a ring it takes
+    4(k-1) + 2(p/k-1) steps (the paper's formula as remembered, unconfirmed) where the ring takes 2(p-1). Groups may be
+    of unequal size.
 
     Args:
         tensor: contiguous, of any shape and floating type; the same shape and type on every rank.

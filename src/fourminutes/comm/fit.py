@@ -32,8 +32,8 @@ def cost_terms(algorithm: str, processes: int, group_ranks: int) -> tuple[int, f
       in the group cost as much as an all-reduce each, then the masters' all-reduce;
     - torus: 2(k-1) + 2(m-1) steps, volume 2(k-1)/k + 2(m-1)/(m k).
 
-    The ring's form and the hierarchical step count are those reported for arXiv:1807.11205 (1,024 ranks: 2,046 and, in
-    groups of 16, 186 steps); the hierarchical volume is what those steps move in chunks of M/k and M/m.
+    All follow from the stages. As remembered, unconfirmed, arXiv:1807.11205 has the same hierarchical step count, with
+    k = 16, and so at 1,024 ranks 186 steps in place of the ring's 2,046.
 
     Raises:
         UserError: there is no equation for the algorithm.

@@ -6,7 +6,7 @@ With any DDP model::
     ddp.register_comm_hook(state, reduce_hook)
 
 Buckets are summed one after another in the order in which DDP hands them over, which is the same on all ranks: by one
-thread on gloo, on one stream on NCCL. So the stages of two buckets never cross, nothing can deadlock, and the same
+thread on the CPU, on one stream on a GPU. So the stages of two buckets never cross, nothing can deadlock, and the same
 gradients give the same bits from run to run. While a bucket is summed, the backward pass goes on.
 """
 
@@ -54,8 +54,7 @@ class ReduceState:
     def __init__(self, topology: Topology, settings: ReducePlan) -> None:
         self.topology = topology
         self.settings = settings
-        on_gpu = topology.world_size > 1 and distributed.get_backend() == "nccl"
-        self._lane: _Lane = _StreamLane(self.average) if on_gpu else _ThreadLane(self.average)
+        self._lane: _Lane | None = None
 
     def average(self, buffer: Tensor) -> Tensor:
         """Replace `buffer`, flat, fp32 or half, by its mean over all ranks, and return it.
@@ -75,6 +74,8 @@ class ReduceState:
 
     def submit(self, buffer: Tensor, *, is_last: bool) -> TensorFuture:
         """Queue `buffer`; the future delivers it averaged. `is_last` marks the last bucket of a backward pass."""
+        if self._lane is None:  # where buckets lie is known by the first
+            self._lane = _StreamLane(self.average) if buffer.is_cuda else _ThreadLane(self.average)
         return self._lane.submit(buffer, is_last=is_last)
 
     def take_exposed_s(self) -> float:
@@ -83,11 +84,12 @@ class ReduceState:
         For every backward pass: from the moment its last bucket was handed over, when no gradient is left to compute,
         to the moment that bucket was averaged.
         """
-        return self._lane.take_exposed_s()
+        return 0.0 if self._lane is None else self._lane.take_exposed_s()
 
     def close(self) -> None:
         """Finish what is queued and end the thread."""
-        self._lane.close()
+        if self._lane is not None:
+            self._lane.close()
 
 
 def reduce_hook(
@@ -109,7 +111,7 @@ class _Lane(Protocol):
 
 
 class _ThreadLane:
-    """One thread with a queue: gloo's collectives block their caller."""
+    """One thread with a queue: collectives on the CPU block their caller."""
 
     def __init__(self, average: Average) -> None:
         self._average = average
@@ -149,7 +151,7 @@ class _ThreadLane:
 
 
 class _StreamLane:
-    """One stream beside the computing one: NCCL's collectives are queued on the device, in order."""
+    """One stream beside the computing one: collectives on a GPU are queued there, in order."""
 
     def __init__(self, average: Average) -> None:
         self._average = average

@@ -24,6 +24,7 @@ _FIRST_PORT = 15_000
 _PORTS = 10_000
 # Steps of one job may run side by side: far apart, so that neighbouring job ids don't meet them.
 _PORTS_BETWEEN_STEPS = 1_009
+TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Launch:
     """This process's place among all.
 
     Attributes:
-        launcher: what started the processes.
+        launcher: what started the processes, by the variables it sets; `fourminutes launch` sets torchrun's.
         rank: number of this process, 0..world_size-1.
         world_size: number of processes.
         local_rank: number of this process on its host.
@@ -98,7 +99,7 @@ def device_of(launch: Launch) -> torch.device:
 
 
 @contextmanager
-def process_group(launch: Launch, *, timeout_s: float = 600) -> Iterator[None]:
+def process_group(launch: Launch, *, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
     """Join the other processes for the length of the block: NCCL where the device is a GPU, else gloo.
 
     One process alone joins nothing. The group is destroyed at the end, after an error too.

@@ -1,23 +1,24 @@
-"""Starting the processes of a job: on this machine by torchrun, on a Slurm job's nodes by srun."""
+"""Starting the processes of a job: on this machine one by one, on a Slurm job's nodes by srun."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import NoReturn
 
+from fourminutes.comm.local import run_here
 from fourminutes.errors import UserError
 
 
 def start_command(
     command: Sequence[str], *, processes: int, per_node: int, threads: int, environ: Mapping[str, str] = os.environ
-) -> list[str]:
+) -> list[str] | None:
     """The command line that starts `command` as `processes` processes, `per_node` on each node.
 
     One process is the command itself. Several are a step of the Slurm job that this runs in, if it runs in one; every
-    size is given, since a job that Snakemake submitted has no sizes of its own to inherit. Elsewhere they are
-    torchrun's, on this machine.
+    size is given, since a job that Snakemake submitted has no sizes of its own to inherit. Elsewhere they run on this
+    machine, which needs no command of its own: None.
 
     Args:
         command: what each process runs.
@@ -48,20 +49,21 @@ def start_command(
             f"{processes} processes, {per_node} a node: need {nodes} nodes, and this is no Slurm job; "
             "use `snakemake --profile slurm`, or set processes_per_node: null to run all of them here"
         )
-    return [_torchrun(), "--standalone", f"--nproc-per-node={processes}", "--no-python", "--", *command]
+    return None
 
 
-def start(command: Sequence[str], *, processes: int, per_node: int, threads: int) -> None:
-    """Become the command that `start_command` gives; does not return."""
+def start(command: Sequence[str], *, processes: int, per_node: int, threads: int) -> NoReturn:
+    """Run `command` as so many processes, and exit with its status; see `start_command` and `local.run_here`.
+
+    Raises:
+        UserError: several nodes are asked for outside of a Slurm job, or there is no such command.
+    """
     line = start_command(command, processes=processes, per_node=per_node, threads=threads)
     environ = {"OMP_NUM_THREADS": str(threads)} | os.environ
     try:
+        if line is None:
+            sys.exit(run_here(command, processes, environ))
         os.execvpe(line[0], line, environ)
     except FileNotFoundError as error:
-        raise UserError(f"{line[0]}: no such command; is the environment that has it active?") from error
-
-
-def _torchrun() -> str:
-    """The torchrun of this interpreter, or else the one on the path."""
-    beside = Path(sys.executable).with_name("torchrun")
-    return str(beside) if beside.exists() else "torchrun"
+        name = line[0] if line else command[0]
+        raise UserError(f"{name}: no such command; is the environment that has it active?") from error

@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed
 from torch.distributed import ProcessGroup
 
-from fourminutes.comm.launch import Launch, device_of
+from fourminutes.comm.launch import TIMEOUT_S, Launch, device_of
 from fourminutes.record import Placement
 
 Groups = tuple[tuple[int, ...], ...]
@@ -66,7 +67,7 @@ class Topology:
         return len({len(group) for group in self.groups}) == 1
 
 
-def discover(launch: Launch, group_ranks: int | None = None) -> Topology:
+def discover(launch: Launch, group_ranks: int | None = None, *, timeout_s: float = TIMEOUT_S) -> Topology:
     """Find out where all ranks are, group them, and build the communicators, in the same order on every rank.
 
     Called by all ranks, inside `process_group`; a process alone needs no process group.
@@ -74,11 +75,12 @@ def discover(launch: Launch, group_ranks: int | None = None) -> Topology:
     Args:
         launch: this process's place.
         group_ranks: ranks a group, counted in rank order, the last group taking the remainder; None groups by host.
+        timeout_s: how long a collective within a group or across waits for the others, in seconds; `process_group`'s.
     """
     hosts = _gather_hosts(launch)
     groups = group_by_host(hosts) if group_ranks is None else group_consecutive(len(hosts), group_ranks)
-    within = _join(groups, launch.rank)
-    across = _join(_columns(groups), launch.rank)
+    within = _join(groups, launch.rank, timeout_s)
+    across = _join(_columns(groups), launch.rank, timeout_s)
     return Topology(launch.rank, hosts, groups, within, across)
 
 
@@ -119,12 +121,12 @@ def _columns(groups: Groups) -> Groups:
     return tuple(zip(*groups, strict=True)) if is_even else (tuple(group[0] for group in groups),)
 
 
-def _join(groups: Groups, rank: int) -> ProcessGroup | None:
+def _join(groups: Groups, rank: int, timeout_s: float) -> ProcessGroup | None:
     """Build a communicator for every group of more than one rank; the one that `rank` is in, or None."""
     own = None
     for group in groups:
         if len(group) > 1:
             # Every rank has to take part in building every communicator, its own or not.
-            built = distributed.new_group(list(group))
+            built = distributed.new_group(list(group), timeout=timedelta(seconds=timeout_s))
             own = built if rank in group else own
     return own

@@ -126,7 +126,8 @@ def _read_block(group: Sequence[Image], buffer: bytearray, source: Path, descrip
         memory[start - len(before) : start] = before
         memory[end:position] = after
         places.append(slice(start, end))
-        _read(image, memory[start:end], source, descriptors)
+    for image, place in sorted(zip(group, places, strict=True), key=lambda pair: (pair[0].archive, pair[0].offset)):
+        _read(image, memory[place], source, descriptors)
     return Block(group, places, memory[:position], buffer)
 
 

@@ -19,6 +19,7 @@ whole source, `Index`, is JSON under the key ``fourminutes`` of the Parquet sche
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -65,6 +66,8 @@ class Index(Record):
     """WNIDs, sorted; the place in this list is the label."""
     images: dict[Split, int]
     """Number of images of each split."""
+    images_sha256: str
+    """Of the names, labels and sizes of all images: tells another source, wherever it lies and however it is packed."""
     archives: dict[str, ArchiveStamp]
     """Every tar that holds images, relative to the source; extracted images are not listed."""
 
@@ -135,19 +138,30 @@ def _index_source(source: Source, workers: int) -> tuple[Index, pa.Table]:
         )
     _refuse_equal_keys(listings["train"], source.train)
     _refuse_equal_keys(listings["val"], source.val)
+    table = pa.concat_tables([_rows(split, listings[split], classes) for split in SPLITS])
     index = Index(
         source=source.folder,
         classes=tuple(classes.to_pylist()),
         images={split: listings[split].num_rows for split in SPLITS},
         archives=archives,
+        images_sha256=_images_sha256(table),
     )
-    return index, pa.concat_tables([_rows(split, listings[split], classes) for split in SPLITS])
+    return index, table
 
 
 def _rows(split: Split, listing: pa.Table, classes: pa.Array) -> pa.Table:
     """The columns of the file for one split."""
     label = pc.index_in(listing["wnid"], classes)
     return listing.add_column(0, "split", pa.repeat(split, listing.num_rows)).add_column(2, "label", label)
+
+
+def _images_sha256(table: pa.Table) -> str:
+    """SHA-256 over split, member, label and length of every row, a line each."""
+    digest = hashlib.sha256()
+    for batch in table.select(["split", "member", "label", "length"]).to_batches(max_chunksize=_ROWS_PER_GROUP):
+        columns = [batch[name].cast(pa.string()) for name in batch.schema.names]
+        digest.update("\n".join(pc.binary_join_element_wise(*columns, "\t").to_pylist()).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _refuse_equal_keys(listing: pa.Table, where: Path) -> None:

@@ -56,8 +56,9 @@ def make_manifest(folder: Path, *, out: Path, expect: Literal["ilsvrc2012"] | No
         UserError: the folder holds shards of several sets (other counts, other recipes), lacks some, or the totals are
             not the expected ones.
     """
-    classes = read_index(folder / INDEX_NAME).classes
-    records = _records_of_one_set(folder, len(classes))
+    index = read_index(folder / INDEX_NAME)
+    classes = index.classes
+    records = _records_of_one_set(folder, index.images_sha256)
     splits = {split: _summary_of([record for record in records if record.split == split], classes) for split in SPLITS}
     if expect:
         _stop_if_unexpected(folder, expect, len(classes), splits)
@@ -121,20 +122,21 @@ def entry_of(record: ShardRecord) -> ShardEntry:
     )
 
 
-def _records_of_one_set(folder: Path, class_count: int) -> list[ShardRecord]:
+def _records_of_one_set(folder: Path, source_sha256: str) -> list[ShardRecord]:
     """The records of all shards in `folder`, in the order of names, once it is sure that they are one whole set."""
     files = shard_files(folder)
     for split in SPLITS:
         _stop_if_mixed_or_incomplete(folder, split, [file for file in files if file.split == split])
-    records = [read_record(folder / f"{file.stem}.json", ShardRecord) for file in files if file.suffix == "json"]
+    stems = [file.stem for file in files if file.suffix == "json"]
+    records = [read_record(folder / f"{stem}.json", ShardRecord) for stem in stems]
     recipes: dict[ShardRecipe, str] = {}
-    for record in records:
-        stem = shard_stem(record.split, record.shard, record.of)
+    for stem, record in zip(stems, records, strict=True):
         recipes.setdefault(record.recipe, stem)
-        if record.class_count != class_count:
+        _stop_if_not_its_own(folder / stem, record)
+        if record.source_sha256 != source_sha256:
             raise UserError(
-                f"{folder / stem}.json: made from {record.class_count} classes, {INDEX_NAME} has {class_count}; "
-                "make the shards again from this index"
+                f"{folder / stem}.json: made from other images than {INDEX_NAME} lists; make the shards again "
+                "from this index: snakemake data --forcerun shard"
             )
     if len(recipes) > 1:
         raise UserError(
@@ -142,6 +144,16 @@ def _records_of_one_set(folder: Path, class_count: int) -> list[ShardRecord]:
             "keep one set a folder, remove the others"
         )
     return records
+
+
+def _stop_if_not_its_own(path: Path, record: ShardRecord) -> None:
+    """Make sure that a shard's record and tar are of the shard that its name says; `path` has no ending."""
+    tar = path.with_name(f"{path.name}.tar")
+    recorded = shard_stem(record.split, record.shard, record.of)
+    if recorded != path.name:
+        raise UserError(f"{path}.json: is the record of {recorded}; make the shard again")
+    if tar.stat().st_size != record.tar_bytes:
+        raise UserError(f"{tar}: has {tar.stat().st_size} bytes, its record says {record.tar_bytes}; make it again")
 
 
 def _stop_if_mixed_or_incomplete(folder: Path, split: Split, files: list[ShardFile]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +32,15 @@ SUFFIXES = ("tar", "idx", "json")
 
 
 def make_shard(
-    index: Path, *, split: Split, shard: int, of: int, out: Path, recipe: ShardRecipe, source: Path | None = None
+    index: Path,
+    *,
+    split: Split,
+    shard: int,
+    of: int,
+    out: Path,
+    recipe: ShardRecipe,
+    max_broken_percent: float = 1.0,
+    source: Path | None = None,
 ) -> ShardRecord:
     """Write shard number `shard` of `of` to `out`: ``<split>-00012-of-00064.{tar,idx,json}``.
 
@@ -46,6 +54,7 @@ def make_shard(
         of: number of shards of the split.
         out: folder of the data set, made where missing.
         recipe: what decides the bytes.
+        max_broken_percent: share of the shard's images that may be broken, in percent.
         source: where the archives are now, if not where they were indexed; their times are not compared then, since
             a copy has its own.
 
@@ -54,7 +63,7 @@ def make_shard(
 
     Raises:
         UserError: the numbers make no sense; an archive is missing or not what was indexed; more images are broken
-            than the recipe allows; `out` cannot be written or is full. The shard's files are then not there, or are as
+            than allowed; `out` cannot be written or is full. The shard's files are then not there, or are as
             they were.
     """
     about = read_index(index)
@@ -63,7 +72,7 @@ def make_shard(
     stem = shard_stem(split, shard, of)
     buffers = Buffers()
     blocks = read_blocks(images, source or about.source, about.archives, buffers, compare_times=source is None)
-    with _whole_or_gone(out, stem):
+    with _replacing(out, stem) as let_go_of_old:
         with (
             written_aside(out / f"{stem}.idx") as index_file,
             written_aside(out / f"{stem}.tar") as tar_file,
@@ -71,17 +80,18 @@ def make_shard(
             progress(len(images), "img", stem) as bar,
         ):
             packed = _pack(blocks, buffers, recipe, tar, bar)
-            _stop_if_too_broken(packed.refused, len(images), recipe, stem)
+            _stop_if_too_broken(packed.refused, len(images), max_broken_percent, stem)
             dali_index = wds.dali_index(packed.sizes.items())
             index_file.write(dali_index)
             sha256 = tar.finish()
-            _remove(out, stem, ("json",))  # an older shard's record must not stand beside the new tar
+            let_go_of_old()
         record = ShardRecord(
             split=split,
             shard=shard,
             of=of,
             recipe=recipe,
             class_count=len(about.classes),
+            source_sha256=about.images_sha256,
             samples=len(packed.sizes),
             tar_bytes=tar.size,
             sha256=sha256,
@@ -178,23 +188,31 @@ def _by_member(notes: Sequence[ImageNote]) -> tuple[ImageNote, ...]:
     return tuple(sorted(notes, key=lambda note: note.member))
 
 
-def _stop_if_too_broken(refused: Sequence[ImageNote], count: int, recipe: ShardRecipe, stem: str) -> None:
-    if 100 * len(refused) <= recipe.max_broken_percent * count:
+def _stop_if_too_broken(refused: Sequence[ImageNote], count: int, max_percent: float, stem: str) -> None:
+    if 100 * len(refused) <= max_percent * count:
         return
     first = ", ".join(f"{note.member} ({note.reason})" for note in _by_member(refused)[:3])
     raise UserError(
-        f"{stem}: {len(refused)} of {count} images are broken, more than {recipe.max_broken_percent:g} %: {first}"
+        f"{stem}: {len(refused)} of {count} images are broken, more than {max_percent:g} %: {first}"
         f"{', ...' if len(refused) > 3 else ''}; get the archive again or raise --max-broken-percent"
     )
 
 
 @contextmanager
-def _whole_or_gone(out: Path, stem: str) -> Iterator[None]:
-    """Whatever the shard's files were before, after a failure there are none of them."""
+def _replacing(out: Path, stem: str) -> Iterator[Callable[[], None]]:
+    """Yield what lets go of an older shard: a failure before that leaves it, one after leaves none of its files."""
+    has_let_go = False
+
+    def let_go_of_old() -> None:
+        nonlocal has_let_go
+        has_let_go = True
+        _remove(out, stem, ("json",))  # an older shard's record must not stand beside the new tar
+
     try:
-        yield
+        yield let_go_of_old
     except BaseException:
-        _remove(out, stem, SUFFIXES)
+        if has_let_go:
+            _remove(out, stem, SUFFIXES)
         raise
 
 

@@ -61,9 +61,14 @@ def _recorded(folder: Path, stems: list[str], problems: list[str]) -> dict[str, 
     entries = {}
     for stem in stems:
         try:
-            entries[stem] = entry_of(read_record(folder / f"{stem}.json", ShardRecord))
+            entry = entry_of(read_record(folder / f"{stem}.json", ShardRecord))
         except UserError as error:
             problems.append(f"{error}; {_AGAIN}")
+            continue
+        if entry.name != stem:
+            problems.append(f"{folder / stem}.json: is the record of {entry.name}; {_AGAIN}")
+        else:
+            entries[stem] = entry
     return entries
 
 

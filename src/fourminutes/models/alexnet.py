@@ -72,10 +72,10 @@ class AlexNetBN(nn.Sequential):
         self.fc8 = nn.Linear(hidden, class_count)
 
     def initialize(self, generator: Generator) -> None:
-        """Draw all weights: convolutions by He's rule, the rest as the Caffe model does.
+        """Draw all weights: convolutions by He's rule, fc6 and fc7 as the Caffe model does, fc8 with σ = 0.01.
 
-        There fc6 and fc7 have σ = 0.005 and biases of 0.1, fc8 has σ = 0.01. Where the network is narrower or its input
-        smaller, σ grows as 1/√fan-in, so that the outputs spread as in the full network.
+        The Caffe model has σ = 0.005 and biases of 0.1 in fc6 and fc7; fc8's σ is our choice. Where the network is
+        narrower or its input smaller, σ grows as 1/√fan-in, so that the outputs spread as in the full network.
         """
         start_convolutions(self, generator)
         start_norms(self)

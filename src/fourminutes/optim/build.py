@@ -36,6 +36,7 @@ def build_optimizer(model: nn.Module, plan: OptimizerPlan) -> Optimizer:
         epsilon=plan.epsilon,
         variant=plan.variant,
         decay_in_denominator=plan.decay_in_denominator,
+        momentum_correction=plan.momentum_correction,
     )
 
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 Variant = Literal["paper", "mlperf"]
+EPSILON: dict[Variant, float] = {"paper": 1e-9, "mlperf": 0.0}
 
 
 class LARS(Optimizer):
@@ -30,7 +31,7 @@ class LARS(Optimizer):
         behind the 32K recipe that arXiv:1807.11205 builds on; ``decay_in_denominator=False`` is its later form, with
         r = η‖w‖ / (‖g‖ + ε).
     ``mlperf``
-        μ_t = μ·γ_t/γ_{t−1}, or μ where γ_{t−1} = 0, as in NVIDIA's MLPerf code, which has ε = 0: all of v follows the
+        μ_t = μ·γ_t/γ_{t−1}, or μ where γ_{t−1} = 0, as in NVIDIA's MLPerf code, and ε = 0: all of v follows the
         rate. This is momentum with the rate outside: v = γ_t·u with u ← μu + r·(g + λw).
         ``momentum_correction=False`` is Google's form, with μ_t = μ.
 
@@ -49,7 +50,8 @@ class LARS(Optimizer):
         momentum: μ, at least 0 and below 1.
         weight_decay: λ, at least 0.
         trust_coefficient: η, above 0.
-        epsilon: ε, at least 0; bounds r where the gradient all but vanishes.
+        epsilon: ε, at least 0; bounds r where the gradient all but vanishes. None is the variant's: 1e-9 for ``paper``,
+            0 for ``mlperf``.
         variant: ``paper`` or ``mlperf``.
         decay_in_denominator: whether λ‖w‖ is in r's denominator.
         momentum_correction: ``mlperf``: whether v follows the rate.
@@ -68,7 +70,7 @@ class LARS(Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust_coefficient: float = 0.001,
-        epsilon: float = 1e-9,
+        epsilon: float | None = None,
         variant: Variant = "paper",
         decay_in_denominator: bool = True,
         momentum_correction: bool = True,
@@ -170,7 +172,8 @@ def _update_together(
 def _trust_ratios(weight_norms: Tensor, gradient_norms: Tensor, group: dict[str, Any]) -> Tensor:
     """The trust ratio of every tensor of a group, from the tensors' norms; all of shape (tensors,)."""
     decay = group["weight_decay"] if group["decay_in_denominator"] else 0.0
-    denominators = gradient_norms + decay * weight_norms + group["epsilon"]
+    epsilon = EPSILON[group["variant"]] if group["epsilon"] is None else group["epsilon"]
+    denominators = gradient_norms + decay * weight_norms + epsilon
     ratios = group["trust_coefficient"] * weight_norms / denominators
     return torch.where((weight_norms > 0) & (gradient_norms > 0), ratios, 1.0)
 
@@ -203,5 +206,5 @@ def _check(group: dict[str, Any]) -> None:
     if not group["trust_coefficient"] > 0:
         raise ValueError(f"trust_coefficient is {group['trust_coefficient']}; it must be above 0")
     for name in ("lr", "weight_decay", "epsilon"):
-        if not group[name] >= 0:
+        if group[name] is not None and not group[name] >= 0:
             raise ValueError(f"{name} is {group[name]}; it must not be negative")

@@ -21,8 +21,7 @@ def rate_at(schedule: SchedulePlan, epoch: float, epochs: int) -> float:
 
     Args:
         schedule: the rates, the length of the warm-up in epochs and the form of the decay.
-        epoch: passes over the training set made so far, with its fraction: steps / steps per epoch. A step that was
-            skipped doesn't count, so the schedule doesn't advance with it.
+        epoch: passes over the training set made so far, with its fraction.
         epochs: passes over the training set that the run makes in all.
     """
     if epoch < schedule.warmup_epochs:
@@ -35,6 +34,21 @@ def rate_at(schedule: SchedulePlan, epoch: float, epochs: int) -> float:
     if schedule.decay == "cosine":
         return schedule.end_rate + fall * (1 + math.cos(math.pi * progress)) / 2
     return schedule.end_rate + fall * float((1 - progress) ** schedule.power)
+
+
+def step_rate(schedule: SchedulePlan, step: int, *, steps_per_epoch: int, epochs: int) -> float:
+    """The learning rate of one step: that of `rate_at` at the step's end, e = step / steps_per_epoch.
+
+    So the first step of a warm-up from 0 moves the weights already, the warm-up's last step has the base rate, and the
+    run's last step has the end rate, each exactly. A step that was skipped doesn't count.
+
+    Args:
+        schedule: as in `rate_at`.
+        step: number of the step, 1 to epochs x steps_per_epoch.
+        steps_per_epoch: optimizer steps in one pass over the training set.
+        epochs: as in `rate_at`.
+    """
+    return rate_at(schedule, step / steps_per_epoch, epochs)
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:

@@ -53,9 +53,6 @@ class ShardRecipe(PlanModel):
     quality: int = Field(
         90, ge=1, le=100, description="JPEG quality of images that have to be encoded again, in libjpeg's scale"
     )
-    max_broken_percent: float = Field(
-        1.0, ge=0, le=100, description="share of a shard's images that may be broken before the job fails, in percent"
-    )
 
 
 class ShardCounts(PlanModel):
@@ -85,6 +82,9 @@ class DataPlan(PlanModel):
     )
     shards: ShardCounts = Field(default_factory=ShardCounts, description="number of shards")
     recipe: ShardRecipe = Field(default_factory=ShardRecipe, description="how the shards are made")
+    max_broken_percent: float = Field(
+        1.0, ge=0, le=100, description="share of a shard's images that may be broken before the job fails, in percent"
+    )
 
     @property
     def recipe_hash(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +21,8 @@ PLAN_FOLDER = Path("config/plans")
 def find_plan(plan: str) -> Path:
     """The file of a plan given by its name (``demo``) or by a path (``my/demo.yaml``)."""
     if plan.endswith((".yaml", ".yml")):
-        return Path(plan)
+        # By the shortest way, so that the same file is the same plan to Snakemake however it is named.
+        return min(Path(plan), Path(os.path.relpath(plan)), key=lambda path: len(path.parts))
     path = PLAN_FOLDER / f"{plan}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PLAN_FOLDER.glob("*.yaml")))
@@ -57,7 +59,7 @@ def run_of(plan: Plan, run: str) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.load(path.read_text(), _UniqueKeys)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such plan file") from error
     except OSError as error:
@@ -66,7 +68,23 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: is not a plan; a plan is a mapping that starts with 'name:'")
+    if raw.get("name") not in (None, path.stem):
+        raise UserError(f"{path}: name: {raw['name']!r} is not the file's; results go by it, so make them the same")
     return raw
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML as it is, but for keys that come twice: the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse the second key of a name."""
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {name!r} comes twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def _with_defaults(raw: dict[str, Any]) -> dict[str, Any]:
@@ -88,9 +106,21 @@ def _first_problem(error: ValidationError, raw: dict[str, Any]) -> str:
     details = error.errors(include_url=False)
     # An unknown key often explains the missing one beside it, so it is named first.
     first = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in first["loc"] if part not in ("synthetic", "imagenet")) or "plan"
+    where = ".".join(str(part) for part in _written_at(first["loc"], raw) if part not in _SOURCE_KINDS) or "plan"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return f"{where}: {_in_words(first)}{more}"
+
+
+def _written_at(location: tuple[str | int, ...], raw: dict[str, Any]) -> tuple[str | int, ...]:
+    """Where the user wrote what is wrong: in the run itself, or in the defaults that lie under it."""
+    if location[:1] != ("runs",) or len(location) < 3:
+        return location
+    inner: Any = (raw["runs"] or {}).get(location[1])
+    for key in location[2:]:
+        if not isinstance(inner, dict) or key not in inner:
+            return ("defaults", *location[2:]) if location[2] in (raw.get("defaults") or {}) else location
+        inner = inner[key]
+    return location
 
 
 def _in_words(detail: ErrorDetails) -> str:
@@ -107,6 +137,7 @@ def _in_words(detail: ErrorDetails) -> str:
     return f"{message}, got {detail['input']!r}{expected}"
 
 
+_SOURCE_KINDS = ("synthetic", "imagenet")
 _UNITS = {
     "px": "pixels",
     "mib": "MiB",

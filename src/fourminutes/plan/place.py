@@ -24,6 +24,11 @@ class PlacedPlan(PlanModel):
         return self.processes_per_node or self.processes
 
     @property
+    def cores(self) -> int:
+        """CPU cores a process."""
+        return self.threads
+
+    @property
     def nodes(self) -> int:
         """Number of nodes."""
         return self.processes // self.per_node

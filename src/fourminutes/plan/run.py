@@ -31,8 +31,13 @@ class OptimizerPlan(PlanModel):
         "paper", description="LARS: rate inside the momentum (paper), or corrected so that it acts outside (mlperf)"
     )
     trust_coefficient: float = Field(0.001, gt=0, description="LARS: factor eta of the trust ratio")
-    epsilon: float = Field(1e-9, ge=0, description="LARS: added to the trust ratio's denominator")
+    epsilon: float | None = Field(
+        None, ge=0, description="LARS: added to the trust ratio's denominator; null is 1e-9 for paper, 0 for mlperf"
+    )
     decay_in_denominator: bool = Field(True, description="LARS: whether decay times weight norm is in the denominator")
+    momentum_correction: bool = Field(
+        True, description="LARS mlperf: whether the momentum follows the rate; false is Google's form"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum factor")
     nesterov: bool = Field(False, description="SGD: Nesterov's form of the momentum")
     weight_decay: float = Field(5e-5, ge=0, description="L2 decay added to the gradient")
@@ -117,9 +122,19 @@ class RunPlan(PlacedPlan):
     checkpoint: CheckpointPlan = Field(default_factory=CheckpointPlan, description="checkpoints")
 
     @property
+    def cores(self) -> int:
+        """CPU cores a process: those that compute, and those that decode."""
+        return self.threads + self.loader.threads
+
+    @property
     def recipe_hash(self) -> str:
-        """Identifies what is trained: everything but the description."""
-        return content_hash(self.model_copy(update={"description": ""}))
+        """Identifies what is trained: everything but what leaves the weights as they are.
+
+        Those are the description, when checkpoints are taken, and how the loader spreads its work.
+        """
+        loader = self.loader.model_copy(update={"threads": 1, "prefetch_batches": 1})
+        same = {"description": "", "checkpoint": CheckpointPlan(), "loader": loader}
+        return content_hash(self.model_copy(update=same))
 
     @property
     def micro_batches(self) -> int:

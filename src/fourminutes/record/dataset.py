@@ -26,6 +26,7 @@ class ShardRecord(Record):
     of: int
     recipe: ShardRecipe
     class_count: int = Field(description="classes in the whole data set")
+    source_sha256: str = Field(description="of the names, labels and sizes of all images of the source")
     samples: int
     tar_bytes: int
     sha256: str = Field(description="of the tar")

@@ -14,7 +14,7 @@ from fourminutes.record.provenance import Provenance
 class Placement(Record):
     """Where the processes ran."""
 
-    launcher: str = Field(description="slurm, torchrun or alone")
+    launcher: str = Field(description="what told each process its rank: slurm, torchrun (or fourminutes launch), or alone")
     hosts: tuple[str, ...] = Field(description="host of every rank, in rank order")
     device: str = Field(description="what each process computed on")
     backend: str | None = Field(description="library of the collectives; null for one process")
@@ -67,7 +67,7 @@ class RunRecord(Record):
     plan: str
     run: str
     settings: RunPlan = Field(description="every resolved value")
-    settings_hash: str = Field(description="of every value but the description")
+    settings_hash: str = Field(description="of all settings that decide the weights")
     dataset: str
     dataset_hash: str
     class_count: int

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from fourminutes.files import written_aside
 from fourminutes.report.evidence import Evidence
@@ -29,6 +29,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2
 DASHED = (0, (3, 2))
 
 PAGE_IN = 7.0
+_FEW_DECADES = 1e3
 
 # Whatever would make two drawings of the same data differ, by format.
 _METADATA: dict[str, dict[str, str | None]] = {
@@ -56,9 +57,13 @@ def series(index: int) -> Series:
     )
 
 
-def face(colour: str, certainty: Certainty) -> str:
-    """A marker's filling: none where the number is unconfirmed."""
-    return PAPER if certainty is Certainty.UNCONFIRMED else colour
+def filling(colour: str, certainty: Certainty) -> dict[str, Any]:
+    """A marker's filling: whole where the number is confirmed, half where derived, none where unconfirmed."""
+    return {
+        "markerfacecolor": PAPER if certainty is Certainty.UNCONFIRMED else colour,
+        "markerfacecoloralt": PAPER,
+        "fillstyle": "left" if certainty is Certainty.DERIVED else "full",
+    }
 
 
 def least_sure(*facts: Fact) -> Certainty:
@@ -71,6 +76,13 @@ def plain_ticks(axis: Axis) -> None:
     """Numbers as people write them (0.1, 10, 1,000), also on a logarithmic axis, and no minor ticks."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
     axis.set_minor_locator(NullLocator())
+
+
+def log_ticks(axis: Axis) -> None:
+    """Plain ticks of a logarithmic axis, at 1, 2 and 5 of each decade where few decades would leave few labels."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < _FEW_DECADES else (1,)))
+    plain_ticks(axis)
 
 
 def new_figure(width_in: float, height_in: float, panels: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:

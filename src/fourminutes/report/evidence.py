@@ -13,6 +13,7 @@ from fourminutes.record import CommRecord, Manifest, Record, RunRecord, ScaleRec
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 ILSVRC2012_CLASSES = 1000
+_PAPER_CROPS_PX = (224, 227)
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,13 @@ class Run:
         """Training images over training time of the whole run, evaluation and checkpoints left out."""
         seconds = sum(epoch.train_images / epoch.images_per_s for epoch in self.record.epochs)
         return sum(epoch.train_images for epoch in self.record.epochs) / seconds
+
+    @property
+    def on_imagenet(self) -> bool:
+        """Whether it trains the whole network on ImageNet's classes and crop, as a published accuracy supposes."""
+        model = self.record.settings.model
+        classes = self.record.class_count
+        return classes == ILSVRC2012_CLASSES and model.image_px in _PAPER_CROPS_PX and model.width == 1
 
     def seconds(self, part: str) -> float:
         """Time that went to `part`, a field of `StepTimes`, over all epochs."""

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFo
 
 from fourminutes.record import CollectiveTiming
 from fourminutes.report import words
-from fourminutes.report.drawing import COLOURS, INK, PAGE_IN, PAPER, TEXT, new_figure, plain_ticks, say_empty, series
+from fourminutes.report.drawing import COLOURS, INK, PAGE_IN, PAPER, TEXT, log_ticks, new_figure, say_empty, series
 from fourminutes.report.evidence import Evidence, Run
 
 #: Parts of a run's time: field of `StepTimes`, label, colour (dark to light), and whether it is waiting.
@@ -104,7 +104,7 @@ def allreduce(evidence: Evidence) -> Figure:
         time.fill_between(sizes, milliseconds[0], milliseconds[2], color=series(index).colour, alpha=0.16, lw=0)
         _line(bandwidth, index, sizes, [timing.bus_gbyte_s for timing in timings], label)
     time.set(title="Time, ms", xscale="log", yscale="log")
-    plain_ticks(time.yaxis)
+    log_ticks(time.yaxis)
     bandwidth.set(title="Bus bandwidth, GB/s", xscale="log", ylim=(0, None))
     for axes in (time, bandwidth):
         _size_axis(axes, sorted({line for _, timings in _curves(evidence) for line in _sizes(timings)}))

@@ -14,10 +14,9 @@ from fourminutes.report.drawing import (
     DASHED,
     INK,
     PAGE_IN,
-    PAPER,
     QUIET,
     TEXT,
-    face,
+    filling,
     least_sure,
     new_figure,
     plain_ticks,
@@ -25,10 +24,11 @@ from fourminutes.report.drawing import (
 )
 from fourminutes.report.evidence import Evidence, Run
 from fourminutes.report.labels import place_labels
-from fourminutes.report.published import Fact, System, published
+from fourminutes.report.published import Certainty, Fact, System, published
 
-_PREDICTED: tuple[Any, ...] = (DASHED, (0, (1, 1.2)))
+_PREDICTED: tuple[Any, ...] = (DASHED, (0, (1, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 _PUBLISHED = {"AlexNet": "s", "ResNet-50": "D"}
+_SAID = {Certainty.CONFIRMED: "published", Certainty.DERIVED: "derived", Certainty.UNCONFIRMED: "unconfirmed"}
 
 
 def scaling(evidence: Evidence) -> Figure:
@@ -36,7 +36,7 @@ def scaling(evidence: Evidence) -> Figure:
     figure, (efficiency, rate) = new_figure(PAGE_IN, 2.8, 2)
     handles = _draw_predictions(evidence, efficiency, rate)
     handles += _draw_measured(evidence, efficiency, rate)
-    _draw_published(efficiency, rate)
+    handles += _draw_published(efficiency, rate)
     efficiency.set(title="Efficiency, % of one process scaled up", ylim=(0, 105))
     rate.set(title="Images/s", yscale="log")
     plain_ticks(rate.yaxis)
@@ -44,7 +44,7 @@ def scaling(evidence: Evidence) -> Figure:
         axes.set_xscale("log", base=2)
         plain_ticks(axes.xaxis)
         axes.set_xlabel("processes (devices)")
-    figure.legend(handles=[*handles, *_published_handles()], loc="outside right center")
+    figure.legend(handles=handles, loc="outside right center")
     return figure
 
 
@@ -55,13 +55,17 @@ def _draw_predictions(evidence: Evidence, efficiency: Axes, rate: Axes) -> list[
         lines.setdefault((prediction.run, prediction.algorithm), []).append(prediction)
     runs, algorithms = (list(dict.fromkeys(keys)) for keys in (zip(*lines, strict=True) if lines else ((), ())))
     for (run, algorithm), points in lines.items():
-        look = {"color": _run_colour(evidence, run), "ls": _PREDICTED[algorithms.index(algorithm) % 2], "lw": 1.1}
+        look = {
+            "color": _run_colour(evidence, run),
+            "ls": _PREDICTED[algorithms.index(algorithm) % len(_PREDICTED)],
+            "lw": 1.1,
+        }
         x = [point.processes for point in points]
         efficiency.plot(x, [point.efficiency_percent for point in points], **look)
         rate.plot(x, [point.images_per_s for point in points], **look)
     names = [Line2D([], [], color=_run_colour(evidence, run), ls=DASHED, lw=1.1, label=run) for run in runs]
     kinds = [
-        Line2D([], [], color=QUIET, ls=_PREDICTED[index % 2], lw=1.1, label=f"predicted, {algorithm}")
+        Line2D([], [], color=QUIET, ls=_PREDICTED[index % len(_PREDICTED)], lw=1.1, label=f"predicted, {algorithm}")
         for index, algorithm in enumerate(algorithms)
     ]
     return names + kinds
@@ -110,29 +114,34 @@ def _work(run: Run) -> tuple[object, ...]:
     )
 
 
-def _draw_published(efficiency: Axes, rate: Axes) -> None:
-    for point in published().efficiencies:
+def _draw_published(efficiency: Axes, rate: Axes) -> list[Line2D]:
+    """Draw the paper's points; return one handle for each look that occurs, the surest first."""
+    looks = {
         _published_point(efficiency, point.model, point.accelerators, point.percent)
-    for line in published().headline:
-        if line.accelerators and line.images_per_s:
-            _published_point(rate, line.model, line.accelerators, line.images_per_s)
-
-
-def _published_point(axes: Axes, model: str, accelerators: int, fact: Fact) -> None:
-    filling = face(INK, fact.certainty)
-    # What is confirmed is drawn over what is not.
-    order = 3 if filling == PAPER else 4
-    axes.plot(
-        accelerators, fact.value, color=INK, marker=_PUBLISHED[model], markerfacecolor=filling, ls="", zorder=order
-    )
-
-
-def _published_handles() -> list[Line2D]:
+        for point in published().efficiencies
+    }
+    looks |= {
+        _published_point(rate, line.model, line.accelerators.value, line.images_per_s)
+        for line in published().headline
+        if line.accelerators and line.images_per_s
+    }
     return [
-        Line2D([], [], color=INK, marker=marker, markerfacecolor=filling, ls="", label=f"{model}, P40, {said}")
-        for filling, said in ((INK, "published"), (PAPER, "unconfirmed"))
-        for model, marker in _PUBLISHED.items()
+        Line2D([], [], label=f"{model}, P40, {_SAID[certainty]}", **_published_look(model, certainty))
+        for certainty in Certainty
+        for model in _PUBLISHED
+        if (model, certainty) in looks
     ]
+
+
+def _published_point(axes: Axes, model: str, accelerators: float, fact: Fact) -> tuple[str, Certainty]:
+    # What is confirmed is drawn over what is not.
+    order = 3 if fact.certainty is Certainty.UNCONFIRMED else 4
+    axes.plot(accelerators, fact.value, zorder=order, **_published_look(model, fact.certainty))
+    return model, fact.certainty
+
+
+def _published_look(model: str, certainty: Certainty) -> dict[str, Any]:
+    return {"color": INK, "marker": _PUBLISHED[model], "ls": "", **filling(INK, certainty)}
 
 
 def scalability(_evidence: Evidence) -> Figure:
@@ -143,8 +152,8 @@ def scalability(_evidence: Evidence) -> Figure:
     rate.plot(facts.accelerators, ideal, color=QUIET, ls=DASHED, lw=1, label="ideal")
     for index, curve in enumerate(facts.curves[1:]):
         look = series(index)
-        style = {"color": look.colour, "marker": look.marker, "ls": look.dash, "label": curve.name}
-        style["markerfacecolor"] = face(look.colour, facts.certainty)
+        style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "ls": look.dash, "label": curve.name}
+        style |= filling(look.colour, facts.certainty)
         rate.plot(facts.accelerators, curve.images_per_s, **style)
         percents = [100 * value / top for value, top in zip(curve.images_per_s, ideal, strict=True)]
         share.plot(facts.accelerators, percents, **style)
@@ -155,7 +164,7 @@ def scalability(_evidence: Evidence) -> Figure:
             textcoords="offset points",
             va="center",
         )
-    rate.set(title="Images/s", ylim=(0, None))
+    rate.set(title=f"Images/s, read to about ±{facts.reading_error_images_per_s:.0f}", ylim=(0, None))
     plain_ticks(rate.yaxis)
     share.set(title="Share of the ideal, %", ylim=(50, 102))
     for axes in (rate, share):
@@ -193,8 +202,11 @@ def systems(_evidence: Evidence) -> Figure:
         Line2D([], [], color=colour, marker=marker, ls="", markersize=7 if marker == "*" else 4, label=label)
         for marker, colour, label in _GROUP_LOOKS.values()
     ]
-    hollow = Line2D([], [], color=QUIET, marker="o", ls="", markerfacecolor=PAPER, label="a number unconfirmed")
-    figure.legend(handles=[*handles, hollow], loc="outside upper left", ncols=5, columnspacing=1.4, handletextpad=0.2)
+    handles += [
+        Line2D([], [], color=TEXT, marker="o", ls="", label=f"a number {_SAID[certainty]}", **filling(TEXT, certainty))
+        for certainty in (Certainty.DERIVED, Certainty.UNCONFIRMED)
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=6, columnspacing=1.4, handletextpad=0.2)
     place_labels(axes, texts, fontsize=6, color=TEXT)
     return figure
 
@@ -211,13 +223,14 @@ def _system_point(axes: Axes, system: System) -> tuple[float, float]:
         color=colour,
         marker=marker,
         markersize=10 if big else 4.2,
-        markerfacecolor=face(colour, certainty),
         zorder=4 if big else 3,
         ls="",
+        **filling(colour, certainty),
     )
     return system.accelerators.value, system.minutes.value
 
 
 def _label(system: System) -> str:
     named = system.model == "AlexNet" or system.group == "paper"
-    return f"{system.who}, {system.hardware}" + (f", {system.model}" if named else "")
+    parts = (system.who, system.hardware.value if system.hardware else "", system.model if named else "")
+    return ", ".join(part for part in parts if part)

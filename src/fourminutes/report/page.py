@@ -15,7 +15,7 @@ from fourminutes.record import Provenance
 from fourminutes.report import drawing, words
 from fourminutes.report.evidence import Evidence
 from fourminutes.report.names import FIGURE_FORMATS, FIGURES, TABLE_FORMATS, TABLES
-from fourminutes.report.published import Fact, published
+from fourminutes.report.published import Fact, Text, published
 from fourminutes.report.summary import key_numbers, sentences
 from fourminutes.report.table import Cell, Table
 from fourminutes.report.tables import anchor
@@ -123,7 +123,7 @@ def _shown_origins(figure: str, evidence: Evidence) -> list[str]:
 
 def _sort_key(cell: Cell) -> str:
     """What a program sorts the cell by; empty for nothing."""
-    value = cell.value if isinstance(cell, Fact) else cell
+    value = cell.value if isinstance(cell, Fact | Text) else cell
     return "" if value is None else str(value)
 
 

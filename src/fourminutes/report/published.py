@@ -27,12 +27,23 @@ class _Form(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Fact(_Form):
+class Claim(_Form):
+    """Something published, how sure it is and where it was read."""
+
+    certainty: Certainty
+    source: str = Field(description="key into the table of sources")
+
+
+class Fact(Claim):
     """One published number; its unit is in the name of the field that holds it."""
 
     value: float = Field(strict=True)
-    certainty: Certainty
-    source: str = Field(description="key into the table of sources")
+
+
+class Text(Claim):
+    """One published statement that is no number, such as a device's name."""
+
+    value: str = Field(strict=True)
 
 
 class Source(_Form):
@@ -43,7 +54,7 @@ class Source(_Form):
 
 
 class _Row(_Form):
-    """A row whose certainty and source hold for every plain number in it."""
+    """A row whose certainty and source hold for every claim in it that does not bring its own."""
 
     certainty: Certainty
     source: str
@@ -55,18 +66,24 @@ class _Row(_Form):
         if not isinstance(row, dict):
             return row
         own = {key: row[key] for key in ("certainty", "source") if key in row}
-        return {key: _as_fact(value, own) if key in _fact_fields(cls) else value for key, value in row.items()}
+        return {key: _as_claim(value, own) if key in _claim_fields(cls) else value for key, value in row.items()}
 
-    def facts(self) -> tuple[Fact, ...]:
-        """Every number of the row."""
-        return tuple(value for name in type(self).model_fields if isinstance(value := getattr(self, name), Fact))
+    def claims(self) -> tuple[Fact | Text, ...]:
+        """Every claim of the row."""
+        return tuple(value for name in type(self).model_fields if isinstance(value := getattr(self, name), Fact | Text))
+
+    def cited(self) -> str:
+        """The keys of all sources that the row was read in, its main one first, parted by commas."""
+        read = (claim.source for claim in self.claims() if claim.certainty is not Certainty.DERIVED)
+        return ", ".join(dict.fromkeys((self.source, *read)))
 
 
-def _fact_fields(row: type[BaseModel]) -> set[str]:
-    return {name for name, field in row.model_fields.items() if field.annotation in (Fact, Fact | None)}
+def _claim_fields(row: type[BaseModel]) -> set[str]:
+    kinds = (Fact, Fact | None, Text, Text | None)
+    return {name for name, field in row.model_fields.items() if field.annotation in kinds}
 
 
-def _as_fact(value: Any, own: dict[str, Any]) -> Any:
+def _as_claim(value: Any, own: dict[str, Any]) -> Any:
     return value if value is None or isinstance(value, dict) else {"value": value, **own}
 
 
@@ -74,10 +91,10 @@ class Headline(_Row):
     """A result that the paper is known for."""
 
     model: str
-    batch: int = Field(description="images a step")
-    epochs: int | None = None
+    batch: Fact = Field(description="images a step")
+    epochs: Fact | None = None
     accelerator: str | None = None
-    accelerators: int | None = None
+    accelerators: Fact | None = None
     minutes: Fact | None = None
     top1_percent: Fact | None = None
     images_per_s: Fact | None = None
@@ -107,8 +124,8 @@ class Ablation(_Row):
     quantity: Literal["top-1", "rate"]
     unit: str
     value: Fact
-    batch: int | None = None
-    epochs: int | None = None
+    batch: Fact | None = None
+    epochs: Fact | None = None
     match: Match | None = None
 
 
@@ -157,10 +174,10 @@ class System(_Row):
 
     who: str
     model: str
-    batch: str = Field(description="as the source writes it")
-    hardware: str
     group: Literal["compared", "paper", "after", "mlperf"]
     year: int | None = None
+    batch: Text | None = Field(None, description="as the source writes it")
+    hardware: Text | None = None
     accelerators: Fact | None = None
     minutes: Fact | None = None
     top1_percent: Fact | None = None
@@ -192,7 +209,7 @@ class Published(_Form):
     @model_validator(mode="after")
     def _known_sources(self) -> Self:
         named = {row.source for row in self.rows()} | {self.scalability.source}
-        named |= {fact.source for row in self.rows() for fact in row.facts()}
+        named |= {claim.source for row in self.rows() for claim in row.claims()}
         if unknown := named - self.sources.keys():
             raise ValueError(f"unknown sources: {', '.join(sorted(unknown))}")
         return self

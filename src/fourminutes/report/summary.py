@@ -1,15 +1,15 @@
-"""The report in five sentences, and its four key numbers, worked out from the records."""
+"""The report in five sentences, and its key numbers, worked out from the records."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
 
-from fourminutes.record import CollectiveTiming, CommRecord
+from fourminutes.record import CollectiveTiming, CommRecord, Prediction
 from fourminutes.report import words
-from fourminutes.report.evidence import ILSVRC2012_CLASSES, Evidence, Run
+from fourminutes.report.evidence import Evidence, Run, Sourced
 from fourminutes.report.figures_runs import TIME_PARTS
-from fourminutes.report.published import published
+from fourminutes.report.published import Certainty, Headline, published
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,10 @@ def sentences(evidence: Evidence) -> list[str]:
 
 
 def key_numbers(evidence: Evidence) -> list[KeyNumber]:
-    """Best accuracy, highest rate, share of waiting, and the efficiency predicted for the most processes."""
+    """Best accuracy, highest rate and share of waiting.
+
+    The predicted efficiency joins them only where the links between hosts, which decide it, were measured.
+    """
     best, fastest = evidence.best, _fastest(evidence)
     if best is None or fastest is None:
         return []
@@ -41,10 +44,10 @@ def key_numbers(evidence: Evidence) -> list[KeyNumber]:
         KeyNumber(f"{fastest.images_per_s:,.0f}", "images/s", f"highest rate, {fastest.label}", "measured"),
         KeyNumber(f"{_waiting_percent(evidence.runs):.1f}", "%", "of all run time spent waiting", "measured"),
     ]
-    if evidence.scale and evidence.scale.record.predictions:
-        far = max(evidence.scale.record.predictions, key=lambda point: (point.processes, point.efficiency_percent))
-        meaning = f"efficiency at {far.processes:,} processes, {far.run}"
-        numbers.append(KeyNumber(f"{far.efficiency_percent:.0f}", "%", meaning, "predicted"))
+    comm, largest = _own_comm(evidence), _largest_predicted(evidence)
+    if comm and largest and len(set(comm.record.placement.hosts)) > 1:
+        meaning = f"efficiency at {largest[0].processes:,} processes, over runs and algorithms"
+        numbers.append(KeyNumber(_range(largest), "%", meaning, "predicted"))
     return numbers
 
 
@@ -52,14 +55,18 @@ _NO_RUNS = "No training run has been recorded yet; what follows are published nu
 
 
 def _headline() -> str:
-    paper = [line for line in published().headline if line.minutes and line.certainty == "confirmed"]
     told = [
         f"{line.model} to {line.top1_percent.value:g} % top-1 in {line.minutes.value:g} minutes on "
-        f"{line.accelerators:,} {line.accelerator}"
-        for line in paper
-        if line.minutes and line.top1_percent
+        f"{line.accelerators.value:,.0f} {line.accelerator}"
+        for line in _confirmed_headline()
+        if line.minutes and line.top1_percent and line.accelerators
     ]
     return f"The paper trained {' and '.join(told)}, both with batches of 65,536 images."
+
+
+def _confirmed_headline() -> list[Headline]:
+    """The paper's own results, without its baselines and without what is only remembered."""
+    return [line for line in published().headline if line.minutes and line.certainty is Certainty.CONFIRMED]
 
 
 def _what(evidence: Evidence) -> str:
@@ -84,16 +91,26 @@ def _accuracy(evidence: Evidence) -> str:
         f"The most accurate, {best.label}, reaches {final.top1_percent:.1f} % top-1 and {final.top5_percent:.1f} % "
         f"top-5 after {words.count(final.epoch, 'epoch')} with batches of {batch:,}"
     )
-    if best.record.class_count == ILSVRC2012_CLASSES:
-        return f"{told}."
-    return f"{told}; the paper's 75.8 % are for the 1,000 classes of ImageNet and are no measure for it."
+    return f"{told}{_beside_the_paper(best)}."
+
+
+def _beside_the_paper(run: Run) -> str:
+    """What the paper reaches with the same network, and whether that is a measure for `run`; empty without one."""
+    model = words.PAPER_MODELS.get(run.record.settings.model.name)
+    line = next((line for line in _confirmed_headline() if line.model == model), None)
+    if line is None or line.top1_percent is None:
+        return ""
+    told = f"; the paper's {line.top1_percent.value:g} % for {line.model}"
+    if run.on_imagenet:
+        return f"{told} are with batches of {line.batch.value:,.0f}"
+    return f"{told} are for the full network on the 1,000 classes of ImageNet and are no measure for it"
 
 
 def _throughput(evidence: Evidence) -> str:
     fastest = _fastest(evidence)
     assert fastest is not None
     device = words.hardware(fastest.record.placement, fastest.record.provenance)
-    return f"The fastest, {fastest.label}, trains at {fastest.images_per_s:,.0f} images/s ({device})."
+    return f"The fastest, {fastest.label}, trains at {fastest.images_per_s:,.0f} images/s, on {device}."
 
 
 def _fastest(evidence: Evidence) -> Run | None:
@@ -121,11 +138,11 @@ def _waiting_percent(runs: tuple[Run, ...]) -> float:
 
 
 def _collectives(comm: CommRecord) -> str:
-    """Which algorithm wins at which sizes."""
+    """Which algorithm wins at which sizes, where the measured spread lets one win."""
     by_size = sorted(comm.timings, key=lambda timing: timing.message_bytes)
     winners = [
-        (size, min(timings, key=lambda timing: timing.median_s).algorithm)
-        for size, timings in ((size, list(group)) for size, group in groupby(by_size, key=_size))
+        (size, _winner(sorted(timings, key=lambda timing: timing.median_s)))
+        for size, timings in groupby(by_size, key=_size)
     ]
     told = [
         f"{algorithm} {_span([size for size, _ in group])}"
@@ -138,6 +155,14 @@ def _size(timing: CollectiveTiming) -> int:
     return timing.message_bytes
 
 
+def _winner(by_median: list[CollectiveTiming]) -> str:
+    """The fastest algorithm, if its interquartile range ends before that of the next one begins."""
+    first, *others = by_median
+    if others and first.upper_quartile_s >= others[0].lower_quartile_s:
+        return "undecided (no difference beyond the spread)"
+    return first.algorithm
+
+
 def _span(sizes: list[int]) -> str:
     if len(sizes) == 1:
         return f"at {words.size(sizes[0])}"
@@ -145,21 +170,34 @@ def _span(sizes: list[int]) -> str:
 
 
 def _prediction(evidence: Evidence) -> list[str]:
-    if evidence.scale is None or not evidence.scale.record.predictions:
+    largest, comm = _largest_predicted(evidence), _own_comm(evidence)
+    if not largest:
         return []
-    points = evidence.scale.record.predictions
-    enough = [point for point in points if point.efficiency_percent >= 80]
-    most = max(points, key=lambda point: (point.processes, point.efficiency_percent))
-    reach = max(enough, key=lambda point: point.processes, default=None)
-    kept = (
-        f"80 % efficiency is kept up to {words.count(reach.processes, 'process')} ({reach.run})"
-        if reach
-        else ("no size keeps 80 % efficiency")
-    )
+    measured = ""
+    if comm:
+        hosts = comm.record.placement.hosts
+        measured = f" from {words.count(len(hosts), 'process')} on {words.count(len(set(hosts)), 'host')}"
     return [
-        f"By the model fitted to these measurements {kept}, and at {most.processes:,} processes "
-        f"{most.efficiency_percent:.0f} % remain at best."
+        f"At {words.count(largest[0].processes, 'process')}, the largest size predicted, the fitted model gives "
+        f"{_range(largest)} % efficiency over runs and algorithms (extrapolated{measured}, all links taken as alike)."
     ]
+
+
+def _largest_predicted(evidence: Evidence) -> list[Prediction]:
+    """All predictions at the largest number of processes."""
+    points = evidence.scale.record.predictions if evidence.scale else ()
+    most = max((point.processes for point in points), default=0)
+    return [point for point in points if point.processes == most]
+
+
+def _own_comm(evidence: Evidence) -> Sourced[CommRecord] | None:
+    """The plan's own measured collectives, which its predictions are fitted to."""
+    return next((comm for comm in evidence.comms if comm.path == evidence.plan.comm_record), None)
+
+
+def _range(points: list[Prediction]) -> str:
+    lowest, highest = (f"{pick(point.efficiency_percent for point in points):.0f}" for pick in (min, max))
+    return lowest if lowest == highest else f"{lowest} to {highest}"
 
 
 def _joined(parts: list[str]) -> str:

@@ -9,9 +9,9 @@ from typing import Literal
 import pandas as pd
 import tabulate
 
-from fourminutes.report.published import Certainty, Fact
+from fourminutes.report.published import Certainty, Fact, Text
 
-Cell = str | int | float | Fact | None
+Cell = str | int | float | Fact | Text | None
 Form = Callable[[float], str]
 
 # Headings no wider than their columns need, so that the table of runs fits a terminal.
@@ -33,6 +33,7 @@ _LATEX = {
     "‡": r"\textsuperscript{\textdaggerdbl}",
     "–": "--",
     "×": r"$\times$",
+    "·": r"$\cdot$",
     "→": r"$\to$",
     "≥": r"$\geq$",
 }
@@ -68,10 +69,10 @@ class Column:
         return "right" if self.form else "left"
 
     def text(self, cell: Cell) -> str:
-        """The cell as people read it: unconfirmed numbers bracketed and marked, derived ones marked."""
+        """The cell as people read it: what is unconfirmed bracketed and marked, what is derived marked."""
         if cell is None:
             return NOTHING
-        if isinstance(cell, Fact):
+        if isinstance(cell, Fact | Text):
             text = self.text(cell.value)
             if cell.certainty is Certainty.UNCONFIRMED:
                 return f"({text})†"
@@ -110,12 +111,12 @@ class Table:
 
     def footnotes(self) -> tuple[str, ...]:
         """The notes, and what the marks in the cells mean, where there are any."""
-        used = {cell.certainty for row in self.rows for cell in row.cells.values() if isinstance(cell, Fact)}
+        used = {cell.certainty for row in self.rows for cell in row.cells.values() if isinstance(cell, Fact | Text)}
         marks = tuple(note for certainty, note in _CERTAINTY_NOTES.items() if certainty in used)
         return (*self.notes, *marks) if self.rows else (self.empty,)
 
     def csv(self) -> str:
-        """Plain numbers; beside each column of published numbers one with their certainty."""
+        """Plain numbers; beside each column of published claims one with their certainty."""
         keys = [key for column in self.columns for key in column.csv_keys]
         rows = [[value for column in self.columns for value in _csv_values(column, row)] for row in self.rows]
         return pd.DataFrame(rows, columns=keys, dtype=object).to_csv(index=False, lineterminator="\n")
@@ -144,10 +145,10 @@ class Table:
 
 def _csv_values(column: Column, row: Row) -> tuple[str | int | float | None, ...]:
     cell = row.cells.get(column.key)
-    value = _plain(cell.value if isinstance(cell, Fact) else cell)
+    value = _plain(cell.value if isinstance(cell, Fact | Text) else cell)
     if not column.certain:
         return (value,)
-    certainty = cell.certainty.value if isinstance(cell, Fact) else (row.origin if value is not None else None)
+    certainty = cell.certainty.value if isinstance(cell, Fact | Text) else (row.origin if value is not None else None)
     return value, certainty
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fourminutes.report import words
 from fourminutes.report.evidence import ILSVRC2012_CLASSES, Evidence, Run
-from fourminutes.report.published import Ablation, Headline, System, published
+from fourminutes.report.published import Ablation, Headline, System, Text, published
 from fourminutes.report.table import Cell, Column, Row, Table, digits
 from fourminutes.report.tables_measured import allreduce_table, data_table, scaling_table
 
@@ -76,9 +76,9 @@ def results_table(evidence: Evidence) -> Table:
         Column("origin", "origin"),
         Column("model", "model"),
         Column("classes", "classes", digits(0)),
-        Column("batch", "batch", digits(0)),
-        Column("epochs", "epochs", digits(0)),
-        Column("hardware", "hardware"),
+        Column("batch", "batch", digits(0), certain=True),
+        Column("epochs", "epochs", digits(0), certain=True),
+        Column("hardware", "hardware", certain=True),
         Column("minutes", "minutes", words.minutes, certain=True),
         Column("top1_percent", "top-1 %", digits(1), certain=True),
         Column("images_per_s", "images/s", digits(0), certain=True),
@@ -100,12 +100,20 @@ def _headline_cells(line: Headline) -> dict[str, Cell]:
         "classes": ILSVRC2012_CLASSES,
         "batch": line.batch,
         "epochs": line.epochs,
-        "hardware": f"{line.accelerators:,} × {line.accelerator}" if line.accelerators else None,
+        "hardware": _devices(line),
         "minutes": line.minutes,
         "top1_percent": line.top1_percent,
         "images_per_s": line.images_per_s,
-        "source": line.source,
+        "source": line.cited(),
     }
+
+
+def _devices(line: Headline) -> Text | None:
+    """Number and kind of the devices, as sure as their number."""
+    count = line.accelerators
+    if count is None:
+        return None
+    return Text(value=f"{count.value:,.0f} × {line.accelerator}", certainty=count.certainty, source=count.source)
 
 
 def _result_cells(run: Run) -> dict[str, Cell]:
@@ -116,7 +124,7 @@ def _result_cells(run: Run) -> dict[str, Cell]:
         "classes": record.class_count,
         "batch": record.settings.batch.global_batch,
         "epochs": record.final.epoch,
-        "hardware": words.hardware(record.placement, record.provenance),
+        "hardware": words.hardware_brief(record.placement, record.provenance),
         "minutes": record.wall_s / 60,
         "top1_percent": record.final.top1_percent,
         "images_per_s": run.images_per_s,
@@ -129,8 +137,8 @@ def ablations_table(evidence: Evidence) -> Table:
     columns = (
         Column("model", "model"),
         Column("change", "technique"),
-        Column("batch", "batch", digits(0)),
-        Column("epochs", "epochs", digits(0)),
+        Column("batch", "batch", digits(0), certain=True),
+        Column("epochs", "epochs", digits(0), certain=True),
         Column("quantity", "quantity"),
         Column("published", "published", digits(1), certain=True),
         Column("own", "recorded", digits(1)),
@@ -140,9 +148,7 @@ def ablations_table(evidence: Evidence) -> Table:
         Column("note", "note"),
     )
     rows = tuple(_ablation_row(row, evidence) for row in published().ablations)
-    return Table(
-        "ablations", columns, rows, ("Rows from NOTES2 do not say whether they ran in single or half precision.",)
-    )
+    return Table("ablations", columns, rows)
 
 
 def _ablation_row(row: Ablation, evidence: Evidence) -> Row:
@@ -157,23 +163,25 @@ def _ablation_row(row: Ablation, evidence: Evidence) -> Row:
         "own": run.record.final.top1_percent if run else None,
         "own_run": run.label if run else None,
         "unit": row.unit,
-        "source": row.source,
+        "source": row.cited(),
         "note": row.note,
     }
     return Row(cells, "published", anchor(run) if run else None)
 
 
 def _matches(row: Ablation, run: Run) -> bool:
-    """Whether `run` does what the row describes: same network, batch, rule and decay, on 1,000 classes."""
+    """Whether `run` does what the row describes: same network, batch, rule and decay, on ImageNet."""
     settings, match = run.record.settings, row.match
-    if match is None or run.record.class_count != ILSVRC2012_CLASSES or settings.model.width != 1:
+    if match is None or row.batch is None or not run.on_imagenet:
         return False
+    spared = {"bias", "norm"} if match.no_decay else set()
     return (
         settings.model.name == match.model
         and settings.optimizer.kind == match.optimizer
-        and (set(settings.optimizer.no_decay) == {"bias", "norm"}) == match.no_decay
-        and settings.batch.global_batch == row.batch
-        and row.epochs in (None, settings.epochs)
+        and not settings.optimizer.nesterov
+        and set(settings.optimizer.no_decay) == spared
+        and settings.batch.global_batch == row.batch.value
+        and (row.epochs is None or settings.epochs == row.epochs.value)
     )
 
 
@@ -183,9 +191,9 @@ def systems_table(_evidence: Evidence) -> Table:
         Column("who", "who"),
         Column("year", "year", lambda year: f"{year:.0f}"),
         Column("model", "model"),
-        Column("batch", "batch"),
+        Column("batch", "batch", certain=True),
         Column("accelerators", "devices", digits(0), certain=True),
-        Column("hardware", "hardware"),
+        Column("hardware", "hardware", certain=True),
         Column("minutes", "minutes", words.minutes, certain=True),
         Column("top1_percent", "top-1 %", digits(1), certain=True),
         Column("note", "note"),
@@ -195,10 +203,9 @@ def systems_table(_evidence: Evidence) -> Table:
 
 
 def _system_row(system: System) -> Row:
-    facts: dict[str, Cell] = {name: getattr(system, name) for name in ("accelerators", "minutes", "top1_percent")}
-    words_: dict[str, Cell] = {name: getattr(system, name) for name in ("who", "year", "model", "batch", "hardware")}
-    rest: dict[str, Cell] = {"note": system.note, "source": system.source}
-    return Row(facts | words_ | rest, "published", emphasis=system.group == "paper")
+    names = ("who", "year", "model", "batch", "accelerators", "hardware", "minutes", "top1_percent", "note")
+    cells: dict[str, Cell] = {name: getattr(system, name) for name in names}
+    return Row(cells | {"source": system.cited()}, "published", emphasis=system.group == "paper")
 
 
 def steps_table(_evidence: Evidence) -> Table:
@@ -216,7 +223,8 @@ def steps_table(_evidence: Evidence) -> Table:
         )
         for row in published().steps
     )
-    return Table("steps", columns, rows, ("ring 2(p-1), hierarchical 4(k-1) + 2(p/k-1), with groups of k processes.",))
+    note = "ring 2(p-1), hierarchical 4(k-1) + 2(p/k-1), p processes in groups of k; the paper's own k is unconfirmed."
+    return Table("steps", columns, rows, (note,))
 
 
 BUILDERS: dict[str, Callable[[Evidence], Table]] = {

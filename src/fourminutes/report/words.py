@@ -6,6 +6,8 @@ import math
 
 from fourminutes.record import Placement, Provenance, RunRecord
 
+#: Networks of the paper by their name in a plan, as the published tables call them.
+PAPER_MODELS = {"alexnet_bn": "AlexNet", "resnet50": "ResNet-50"}
 _MODELS = {"alexnet_bn": "AlexNet-BN", "resnet50": "ResNet-50", "resnet_small": "ResNet small"}
 
 
@@ -43,12 +45,26 @@ def optimizer_name(record: RunRecord) -> str:
 
 
 def hardware(placement: Placement, provenance: Provenance) -> str:
-    """What computed: the device, how many of it, on how many hosts."""
-    device = provenance.cpu if placement.device == "cpu" else placement.device
-    device = device.replace("(R)", "").replace("(TM)", "")
-    hosts = len(set(placement.hosts))
-    where = f", {hosts} hosts" if hosts > 1 else ""
-    return f"{len(placement.hosts)} × {device}{where}"
+    """What computed: processes on hosts and their CPU, or devices by number, on how many hosts."""
+    hosts = count(len(set(placement.hosts)), "host")
+    if placement.device != "cpu":
+        return f"{len(placement.hosts)} × {placement.device}, {hosts}"
+    # Processes may share a CPU: their number is not that of the CPUs.
+    processes = count(len(placement.hosts), "process")
+    return f"{processes}, {hosts}, {_cpu(provenance)} ({count(provenance.cpu_cores, 'core')})"
+
+
+def hardware_brief(placement: Placement, provenance: Provenance) -> str:
+    """The same, short enough for a table's cell; one host goes without saying."""
+    several = len(set(placement.hosts))
+    hosts = f", {several} hosts" if several > 1 else ""
+    if placement.device != "cpu":
+        return f"{len(placement.hosts)} × {placement.device}{hosts}"
+    return f"{len(placement.hosts)} proc{hosts} · {_cpu(provenance)}, {count(provenance.cpu_cores, 'core')}"
+
+
+def _cpu(provenance: Provenance) -> str:
+    return provenance.cpu.replace("(R)", "").replace("(TM)", "")
 
 
 def count(number: int, noun: str) -> str:

@@ -48,8 +48,7 @@ def allreduce_time(algorithm: str, message_bytes: float, processes: int, link: L
     """Time of one all-reduce of M bytes over P processes, in seconds.
 
     t = steps x alpha + volume x M / B, with the algorithm's steps and volume from `comm.fit.cost_terms`: for the ring
-    t = 2(P-1) alpha + 2(P-1)/P M/B, the form given for arXiv:1807.11205 by its authors' engineering article, there with
-    a term for adding, which is part of 1/B here. One process takes no time.
+    t = 2(P-1) alpha + 2(P-1)/P M/B. The time for adding is part of 1/B. One process takes no time.
 
     Args:
         algorithm: ring, hierarchical or torus.

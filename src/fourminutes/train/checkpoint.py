@@ -15,9 +15,10 @@ import json
 import pickle
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -26,6 +27,7 @@ from fourminutes.files import write_text, written_aside
 from fourminutes.train.ranks import Ranks
 
 State = dict[str, Any]
+Value = TypeVar("Value")
 MARKER = "complete.json"
 SHARED = "shared.pt"
 FINAL = "final.pt"
@@ -48,12 +50,13 @@ def save(folder: Path, step: int, *, shared: State, own: State, ranks: Ranks, ke
         UserError: a rank cannot write; raised on all ranks, and the checkpoints before are untouched.
     """
     home = folder / f"step-{step:08d}"
-    written = [_written(home / rank_file(ranks.rank), own)]
+    states = {rank_file(ranks.rank): own} | ({SHARED: shared} if ranks.is_first else {})
+    written = _attempt(lambda: {name: _write(home / name, state) for name, state in states.items()})
+    digests = {name: sha256 for files in _unless_failed(ranks.gather(written)) for name, sha256 in files.items()}
+    marker = json.dumps(digests, indent=1) + "\n"
+    marked = _attempt(lambda: write_text(home / MARKER, marker)) if ranks.is_first else None
+    _unless_failed(ranks.gather(marked))
     if ranks.is_first:
-        written.append(_written(home / SHARED, shared))
-    digests = dict(_unless_failed(file) for files in ranks.gather(written) for file in files)
-    if ranks.is_first:
-        write_text(home / MARKER, json.dumps(digests, indent=1) + "\n")
         _drop_older(folder, keep)
 
 
@@ -61,10 +64,14 @@ def load_newest(folder: Path, ranks: Ranks) -> Saved | None:
     """The newest checkpoint that is whole on every rank; None where there is none.
 
     A damaged one is passed over with a line on stderr.
+
+    Raises:
+        UserError: a rank cannot read one, which may be whole; raised on all ranks, and nothing is changed.
     """
     for home in ranks.first(complete_checkpoints(folder)):
         saved = _read(home, ranks.rank)
-        if all(ranks.gather(saved is not None)):
+        is_whole = _unless_failed(ranks.gather(saved if isinstance(saved, UserError) else saved is not None))
+        if isinstance(saved, Saved) and all(is_whole):
             return saved
         if ranks.is_first:
             print(f"fourminutes: {home}: is damaged; looking for the checkpoint before it", file=sys.stderr)
@@ -74,7 +81,7 @@ def load_newest(folder: Path, ranks: Ranks) -> Saved | None:
 
 def save_weights(folder: Path, weights: State) -> None:
     """Write the final weights alone, as a state dict."""
-    _written_or_raise(folder / FINAL, weights)
+    _write(folder / FINAL, weights)
 
 
 def drop_all(folder: Path) -> None:
@@ -92,21 +99,27 @@ def rank_file(rank: int) -> str:
     return f"rank-{rank:05d}.pt"
 
 
-def _written(path: Path, state: State) -> tuple[str, str] | UserError:
-    """Write, and return the file's name and SHA-256; a failure is returned, so that all ranks can hear of it."""
+def _attempt(act: Callable[[], Value]) -> Value | UserError:
+    """What `act` returns; a failure to write is returned too, so that all ranks can hear of it."""
     try:
-        return path.name, _written_or_raise(path, state)
+        return act()
     except UserError as error:
         return error
+    except OSError as error:
+        return UserError(f"{error.filename}: cannot be written: {error.strerror}; choose another folder for work")
 
 
-def _unless_failed(file: tuple[str, str] | UserError) -> tuple[str, str]:
-    if isinstance(file, UserError):
-        raise file
-    return file
+def _unless_failed(outcomes: Sequence[Value | UserError]) -> list[Value]:
+    """What came of it on all ranks; raises the first one's failure, the same on every rank."""
+    values = [outcome for outcome in outcomes if not isinstance(outcome, UserError)]
+    for outcome in outcomes:
+        if isinstance(outcome, UserError):
+            raise outcome
+    return values
 
 
-def _written_or_raise(path: Path, state: State) -> str:
+def _write(path: Path, state: State) -> str:
+    """Write `state`; returns the file's SHA-256."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
@@ -115,13 +128,16 @@ def _written_or_raise(path: Path, state: State) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read(home: Path, rank: int) -> Saved | None:
+def _read(home: Path, rank: int) -> Saved | UserError | None:
     """This rank's view of a checkpoint; None where a file is missing or not as it was written."""
     try:
         expected = json.loads((home / MARKER).read_text())
         parts = [_read_verified(home / name, expected[name]) for name in (SHARED, rank_file(rank))]
-    except (OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, pickle.UnpicklingError):
         return None
+    except OSError as error:
+        way_out = "run the same command again, or remove that folder to go on from the checkpoint before"
+        return UserError(f"{home}: cannot be read: {error.strerror}; {way_out}")
     return Saved(*parts)
 
 

@@ -44,7 +44,8 @@ class NoticeBoard:
     """Agrees on the gravest notice of any rank.
 
     With several ranks the answer is that of the step before: the exchange runs behind a step's computing, where it
-    costs nothing, and every rank still hears the same after the same step.
+    costs nothing, and every rank still hears the same after the same step. Only before something durable is written
+    do they wait for one another.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -52,16 +53,19 @@ class NoticeBoard:
         self._flag = torch.zeros(1, dtype=torch.int32)
         self._work: dist.Work | None = None
 
-    def exchange(self, notice: Notice) -> Notice:
-        """Post this step's `notice`; returns the gravest one that is known to all ranks."""
+    def exchange(self, notice: Notice, *, is_durable: bool) -> Notice:
+        """Post this step's `notice`; returns the gravest one that is known to all ranks.
+
+        This step's notices are among them where the step `is_durable` (the same on all ranks), or is to be the last.
+        """
         if self._ranks.group is None:
             return notice
-        heard = self.settle()
+        heard = self._settle()
         self._flag = torch.tensor([notice], dtype=torch.int32)
         self._work = dist.all_reduce(self._flag, op=dist.ReduceOp.MAX, group=self._ranks.group, async_op=True)
-        return heard
+        return max(heard, self._settle()) if is_durable or heard is not Notice.NONE else heard
 
-    def settle(self) -> Notice:
+    def _settle(self) -> Notice:
         """Wait for the exchange under way; returns what it brought."""
         if self._work is None:
             return Notice.NONE

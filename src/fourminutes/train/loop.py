@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fourminutes.data.loader import Batch
 from fourminutes.errors import Interrupted, RunFailed
-from fourminutes.optim import rate_at, set_rate
+from fourminutes.optim import set_rate, step_rate
 from fourminutes.record import Epoch
 from fourminutes.train.checkpoint import save
 from fourminutes.train.course import Course, own_state, shared_state
@@ -39,19 +39,19 @@ def train_epochs(
         while course.step < last_step:
             loss = take_step(parts, course, batches)
             display.advance(loss)
-            heard = board.exchange(_notice(loss, asked_to_stop))
+            is_durable = course.step == last_step or _is_due(parts, course)
+            heard = board.exchange(_notice(loss, asked_to_stop), is_durable=is_durable)
             if heard is Notice.DIVERGED:
-                raise _diverged(course, loss)
+                raise _diverged(course)
             if course.step == last_step:
                 course.epochs.append(_close_epoch(parts, course, batches))
                 display.epoch(course.epochs[-1])
             keep_safe(parts, course, checkpoints, stop=heard is Notice.STOP)
-    board.settle()
 
 
 def take_step(parts: Parts, course: Course, batches: Iterator[Batch]) -> float:
     """One optimizer step on one global batch; returns this rank's mean loss over its share of it."""
-    set_rate(parts.optimizer, current_rate(parts, course.step))
+    set_rate(parts.optimizer, current_rate(parts, course.step + 1))
     loss = accumulate_gradients(parts, course, batches)
     parts.optimizer.step()
     parts.optimizer.zero_grad(set_to_none=True)
@@ -68,6 +68,8 @@ def accumulate_gradients(parts: Parts, course: Course, batches: Iterator[Batch])
     """
     micro_batches = parts.settings.micro_batches
     losses: list[Tensor] = []
+    # What came before, such as progress or waiting for other ranks, is no wait for input.
+    course.clock.lap("other")
     for number in range(micro_batches):
         batch = next(batches)
         course.clock.lap("input_wait")
@@ -87,8 +89,9 @@ def batch_loss(parts: Parts, batch: Batch) -> Tensor:
 
 
 def current_rate(parts: Parts, step: int) -> float:
-    """The rate of the step that follows `step` finished ones."""
-    return rate_at(parts.settings.schedule, step / parts.steps_per_epoch, parts.settings.epochs)
+    """The rate of step number `step`, counted from 1."""
+    settings = parts.settings
+    return step_rate(settings.schedule, step, steps_per_epoch=parts.steps_per_epoch, epochs=settings.epochs)
 
 
 def keep_safe(parts: Parts, course: Course, checkpoints: Path, *, stop: bool) -> None:
@@ -97,14 +100,14 @@ def keep_safe(parts: Parts, course: Course, checkpoints: Path, *, stop: bool) ->
     Raises:
         Interrupted: on `stop`, unless the last step is done anyway.
     """
-    settings = parts.settings.checkpoint
-    if course.step == parts.total_steps or not (stop or course.step % settings.every_steps == 0):
+    if course.step == parts.total_steps or not (stop or _is_due(parts, course)):
         return
     course.clock.lap("other")
     book_exposed_reduce(parts, course)
     shared = shared_state(parts, course, ended="interrupted" if stop else "running")
     own = own_state(parts, course)
-    save(checkpoints, course.step, shared=shared, own=own, ranks=parts.ranks, keep=settings.keep)
+    keep = parts.settings.checkpoint.keep
+    save(checkpoints, course.step, shared=shared, own=own, ranks=parts.ranks, keep=keep)
     course.clock.lap("checkpoint")
     if stop:
         raise Interrupted(f"interrupted; checkpoint at step {course.step}; run the same command to go on")
@@ -141,7 +144,7 @@ def _summed_up(parts: Parts, course: Course, evaluation: Evaluation) -> Epoch:
         train_loss=loss_sum / parts.ranks.world_size / parts.steps_per_epoch,
         train_images=images,
         dropped_images=parts.train_images - images,
-        rate=current_rate(parts, course.step - 1),
+        rate=current_rate(parts, course.step),
         val_loss=evaluation.loss,
         top1_percent=evaluation.top1_percent,
         top5_percent=evaluation.top5_percent,
@@ -151,14 +154,18 @@ def _summed_up(parts: Parts, course: Course, evaluation: Evaluation) -> Epoch:
     )
 
 
+def _is_due(parts: Parts, course: Course) -> bool:
+    return course.step % parts.settings.checkpoint.every_steps == 0
+
+
 def _notice(loss: float, asked_to_stop: Callable[[], bool]) -> Notice:
     if not math.isfinite(loss):
         return Notice.DIVERGED
     return Notice.STOP if asked_to_stop() else Notice.NONE
 
 
-def _diverged(course: Course, loss: float) -> RunFailed:
+def _diverged(course: Course) -> RunFailed:
     return RunFailed(
-        f"the run diverged: loss {loss} at step {course.step}; lower schedule.base_rate or lengthen "
+        f"the run diverged: the loss is no finite number by step {course.step}; lower schedule.base_rate or lengthen "
         "schedule.warmup_epochs"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -28,9 +29,11 @@ class Ranks:
     group: dist.ProcessGroup | None
 
     @classmethod
-    def of(cls, launch: Launch) -> Ranks:
-        """The ranks of an initialised launch."""
-        group = dist.new_group(backend="gloo") if launch.world_size > 1 else None
+    def of(cls, launch: Launch, *, timeout_s: float) -> Ranks:
+        """The ranks of a launch, inside `process_group`; a rank that says nothing for `timeout_s` seconds is lost."""
+        if launch.world_size == 1:
+            return cls(launch.rank, 1, None)
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
         return cls(launch.rank, launch.world_size, group)
 
     @property

@@ -53,7 +53,7 @@ def train(plan: Plan, run: str) -> RunRecord | None:
 
     Raises:
         UserError: no such run, the data set is not made, another number of processes than the plan's, a training
-            set smaller than the global batch, a folder that cannot be written.
+            set smaller than the global batch, a folder that cannot be written, a checkpoint that cannot be read.
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came; a checkpoint is written, and the same call goes on from it.
         RunFailed: the loss is no number any more.
     """
@@ -74,12 +74,12 @@ def parameter_checksum(model: nn.Module) -> str:
 
 
 def _train(job: Job, launch: Launch, asked_to_stop: Callable[[], bool]) -> RunRecord | None:
-    topology = discover(launch, group_ranks=job.settings.reduce.group_ranks)
-    ranks = Ranks.of(launch)
+    topology = discover(launch, job.settings.reduce.group_ranks, timeout_s=_LOST_AFTER_S)
+    ranks = Ranks.of(launch, timeout_s=_LOST_AFTER_S)
     saved = load_newest(job.checkpoints, ranks)
     parts = _parts(job, launch, topology, ranks, saved)
-    course = resume(parts, saved) if saved else begin(parts)
     settle_buckets(parts)
+    course = resume(parts, saved) if saved else begin(parts)
     display = Display(
         job.run,
         epochs=job.settings.epochs,
@@ -92,8 +92,8 @@ def _train(job: Job, launch: Launch, asked_to_stop: Callable[[], bool]) -> RunRe
         train_epochs(parts, course, display, checkpoints=job.checkpoints, asked_to_stop=asked_to_stop)
     finally:
         display.close()
-    if parts.reduce_state is not None:
-        parts.reduce_state.close()
+        if parts.reduce_state is not None:
+            parts.reduce_state.close()
     return _finish(job, parts, course, placement(launch, topology)) if ranks.is_first else None
 
 

@@ -74,8 +74,8 @@ def set_up(
     """Put the parts together; the loader goes on from `state` where there is one."""
     device = device_of(launch)
     seed_everything(settings.seed, launch.rank)
-    model = build_model(settings.model, len(manifest.classes), seed=settings.seed)
-    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    settle_arithmetic()
+    model = build_model(settings.model, len(manifest.classes), seed=settings.seed).to(device)
     network, reduce_state = _distributed(model, settings, topology)
     training, validation = _loaders(settings, manifest, folder, launch, device, state)
     return Parts(
@@ -94,8 +94,14 @@ def set_up(
 
 
 def seed_everything(seed: int, rank: int) -> None:
-    """Seed torch's generators, differently by rank, and choose cuDNN's kernels for equal bits rather than speed."""
+    """Seed torch's generators, differently by rank."""
     torch.manual_seed(int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]))
+
+
+def settle_arithmetic() -> None:
+    """Let fp32 be fp32, never TF32 with its 10 bits, and choose cuDNN's kernels for equal bits rather than speed."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
 
@@ -106,7 +112,8 @@ def settle_buckets(parts: Parts) -> None:
     DDP starts with one bucket and lays them out anew after the first backward pass, in the order in which gradients
     became ready. Sums over another layout differ in their last bits, so a run that goes on from a checkpoint would
     differ from one that was never interrupted. After this pass both have the same layout from their first real step.
-    In evaluation mode, so that neither batch norm's statistics nor the random state move.
+    In evaluation mode, so that neither batch norm's statistics nor the random state move; before the run's clock
+    starts, since it is no part of any epoch.
     """
     if parts.reduce_state is None:
         return
