@@ -14,7 +14,7 @@ from fourminutes.record.provenance import Provenance
 class Placement(Record):
     """Where the processes ran."""
 
-    launcher: str = Field(description="what told each process its rank: slurm, torchrun (or fourminutes launch), or alone")
+    launcher: str = Field(description="what told the processes their ranks: slurm, torchrun (or `launch`), alone")
     hosts: tuple[str, ...] = Field(description="host of every rank, in rank order")
     device: str = Field(description="what each process computed on")
     backend: str | None = Field(description="library of the collectives; null for one process")
