@@ -47,6 +47,8 @@ def main() -> None:
     except Interrupted as error:
         _stop(str(error), EXIT_INTERRUPTED)
     except OSError as error:
+        if error.errno is None:  # no word of the operating system's: a fault of the program's own
+            raise
         _stop(f"{error.filename or 'input or output'}: {error.strerror}", EXIT_BAD_INPUT)
 
 

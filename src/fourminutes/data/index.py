@@ -204,11 +204,6 @@ def read_index(path: Path) -> Index:
         return _index_of(file, path)
 
 
-def split_size(path: Path, split: Split) -> int:
-    """The number of images of `split` in the index at `path`."""
-    return read_index(path).images[split]
-
-
 def read_rows(path: Path, split: Split, rows: NDArray[np.int64] | None = None) -> list[Image]:
     """Read images of `split` from the index at `path`.
 
