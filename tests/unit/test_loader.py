@@ -16,7 +16,15 @@ from shard_sets import make_source
 
 from fourminutes.data.chunks import MAX_CHUNKS, ShardFiles, chunk_size
 from fourminutes.data.index import build_index
-from fourminutes.data.loader import Batch, Loader, LoaderState, LoaderStateMismatch, training_loader, validation_loader
+from fourminutes.data.loader import (
+    Batch,
+    Loader,
+    LoaderState,
+    LoaderStateMismatch,
+    _seeds,
+    training_loader,
+    validation_loader,
+)
 from fourminutes.data.manifest import INDEX_NAME, make_manifest
 from fourminutes.data.shard import make_shard
 from fourminutes.errors import UserError
@@ -134,6 +142,27 @@ def test_the_seed_decides_order_and_pixels(make):
     assert labels_of(first) != labels_of(other)
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_later_first_epoch_has_every_sample_once_in_an_order_of_its_own(make, world_size):
+    orders = []
+    for first_epoch in range(4):
+        ranks = [make.train(rank=rank, world_size=world_size, first_epoch=first_epoch) for rank in range(world_size)]
+        for _ in range(2):
+            orders.append([label for loader in ranks for label in labels_of(loader.epoch())])
+            assert sorted(orders[-1]) == list(range(SAMPLES))
+    assert len({tuple(order) for order in orders}) == len(orders)
+
+
+def test_the_seed_decides_a_later_first_epoch_too(make):
+    first, again, other = (list(make.train(first_epoch=2, seed=seed).epoch()) for seed in (5, 5, 6))
+    assert_same(first, again)
+    assert labels_of(first) != labels_of(other)
+
+
+def test_the_first_epochs_seeds_are_those_from_before_there_were_later_ones():
+    assert _seeds(5, 0, rank=3) == (16_823_399, 278_233_753)
+
+
 def test_every_training_batch_is_augmented_anew(make):
     loader = make.train()
     by_label = [
@@ -163,10 +192,11 @@ def test_batches_have_the_promised_form_and_stay_as_they_were(make):
 # --- resume ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("first_epoch", [0, 3])
 @pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 3)])
 @pytest.mark.parametrize("taken", [0, 1, 3, -1], ids=["before any", "after one", "after three", "after the last"])
-def test_a_restored_loader_goes_on_bit_for_bit(make, rank, world_size, taken):
-    loader = make.train(rank=rank, world_size=world_size)
+def test_a_restored_loader_goes_on_bit_for_bit(make, rank, world_size, taken, first_epoch):
+    loader = make.train(rank=rank, world_size=world_size, first_epoch=first_epoch)
     list(loader.epoch())
     epoch = loader.epoch()
     count = taken if taken >= 0 else SAMPLES // world_size // 8 + 1
@@ -174,7 +204,9 @@ def test_a_restored_loader_goes_on_bit_for_bit(make, rank, world_size, taken):
         next(epoch)
     state = loader.state()
     expected = [list(epoch), list(loader.epoch()), list(loader.epoch())]
-    restored = make.train(rank=rank, world_size=world_size, state=_through_a_file(state))
+    saved = _through_a_file(state)
+    assert saved.first_epoch == first_epoch
+    restored = make.train(rank=rank, world_size=world_size, first_epoch=saved.first_epoch, state=saved)
     for batches in expected:
         assert_same(list(restored.epoch()), batches)
 
@@ -208,6 +240,7 @@ def test_an_abandoned_epoch_goes_on_with_the_next_call(make):
         ({"world_size": 2, "rank": 1}, "rank"),
         ({"batch": 4}, "batch"),
         ({"seed": 6}, "seed"),
+        ({"first_epoch": 1}, "first_epoch"),
         ({"image_px": 24}, "image_px"),
         ({"settings": SETTINGS.model_copy(update={"chunk_images": 6})}, "chunk_images"),
         ({"settings": SETTINGS.model_copy(update={"shuffle_window_images": 17})}, "shuffle_window_images"),
@@ -217,6 +250,19 @@ def test_a_state_saved_otherwise_is_refused(make, change, name):
     state = make.train().state()
     with pytest.raises(LoaderStateMismatch, match=f"saved with {name} = "):
         make.train(state=state, **change)
+
+
+def test_a_state_from_before_there_were_later_first_epochs_is_one_of_epoch_0(make):
+    loader = make.train()
+    next(loader.epoch())
+    state = loader.state()
+    older = LoaderState(
+        {name: value for name, value in state.identity.items() if name != "first_epoch"}, state.pipeline
+    )
+    assert older.first_epoch == 0
+    assert_same(list(make.train(state=older).epoch()), list(loader.epoch()))
+    with pytest.raises(LoaderStateMismatch, match="saved with first_epoch = 0, but now it is 2"):
+        make.train(first_epoch=2, state=older)
 
 
 def test_a_state_of_other_shards_is_refused(make, tmp_path):

@@ -32,6 +32,16 @@ def test_the_full_set_is_planned_without_its_archives(clone: Clone, profile: lis
     assert planned_jobs(done.stdout)["shard"] == 1024 + 64
 
 
+def test_a_plans_resplit_reaches_the_index(clone: Clone):
+    plan = clone.folder / "config" / "plans" / "demo.yaml"
+    plan.write_text(
+        plan.read_text().replace("  dataset: demo\n", "  dataset: demo\n  resplit: {train: 1500, val: 450}\n")
+    )
+    done = clone.run("snakemake", "data", "-n", "-p", "--config", "plan=demo")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"data index .*index\.parquet .*--resplit 1500:450 --resplit-seed 0 ", done.stdout)
+
+
 def test_the_plan_that_only_draws_runs_nothing_else(clone: Clone):
     done = clone.run("snakemake", "-n", "--config", "plan=paper")
     assert done.returncode == 0, done.stderr

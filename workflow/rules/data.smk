@@ -41,8 +41,13 @@ rule index:
     params:
         source=lambda wildcards: SOURCE,
         workers=(f"--workers {PLAN.data.index_workers}" if PLAN.data.index_workers else ""),
+        resplit=(
+            "--resplit {0.train}:{0.val} --resplit-seed {0.seed}".format(PLAN.data.resplit)
+            if PLAN.data.resplit
+            else ""
+        ),
     shell:
-        "fourminutes data index {params.source:q} --out {output:q} {params.workers} 2> >(log_to {log:q})"
+        "fourminutes data index {params.source:q} --out {output:q} {params.workers} {params.resplit} 2> >(log_to {log:q})"
 
 
 rule shard:

@@ -15,6 +15,9 @@ length    int64   of the image, in bytes
 Rows of `train` are sorted by class and member, rows of `val` by member, so that a row number means the same
 image whichever way the source is packed. An extracted image is its own archive, at offset 0. What concerns the
 whole source, `Index`, is JSON under the key ``fourminutes`` of the Parquet schema's metadata.
+
+The splits are the official ones, or drawn anew from both (`fourminutes.data.resplit`); a member then keeps the name
+that it has in its official split.
 """
 
 from __future__ import annotations
@@ -36,9 +39,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fourminutes.data.ilsvrc import Source, find_source, list_train, list_val
+from fourminutes.data.resplit import split_anew
 from fourminutes.errors import UserError
 from fourminutes.files import written_aside
 from fourminutes.plan import SPLITS, Split
+from fourminutes.plan.data import ResplitPlan
 from fourminutes.record import Record
 
 _METADATA_KEY = b"fourminutes"
@@ -67,9 +72,12 @@ class Index(Record):
     images: dict[Split, int]
     """Number of images of each split."""
     images_sha256: str
-    """Of the names, labels and sizes of all images: tells another source, wherever it lies and however it is packed."""
+    """Of the splits, names, labels and sizes of all images: tells another source, wherever it lies and however it is
+    packed, and another resplit."""
     archives: dict[str, ArchiveStamp]
     """Every tar that holds images, relative to the source; extracted images are not listed."""
+    resplit: ResplitPlan | None = None
+    """How the splits were drawn; None where they are the official ones."""
 
 
 class Image(NamedTuple):
@@ -105,39 +113,39 @@ class IndexSummary:
     wall_s: float
 
 
-def build_index(source: Path, out: Path, *, workers: int | None = None) -> IndexSummary:
+def build_index(
+    source: Path, out: Path, *, workers: int | None = None, resplit: ResplitPlan | None = None
+) -> IndexSummary:
     """List every image of ImageNet without unpacking a file, and write the index.
 
     Args:
         source: folder with the official archives, with what was extracted from them, or with a mixture.
         out: Parquet file to write, whole or not at all.
         workers: threads that read headers at the same time; None takes four a core, and at most 64.
+        resplit: draws new splits from all images; None keeps the official ones.
 
     Raises:
-        UserError: a part of the source is missing, damaged or unsafe, parts do not agree, or `out` cannot be written.
+        UserError: a part of the source is missing, damaged or unsafe, parts do not agree, there are too few images for
+            the resplit, or `out` cannot be written.
     """
     start_s = time.monotonic()
     parts = find_source(source.absolute())
     threads = workers or min(_MOST_WORKERS, _WORKERS_PER_CORE * len(os.sched_getaffinity(0)))
     with written_aside(out) as file:
-        index, table = _index_source(parts, threads)
+        index, table = _index_source(parts, threads, resplit)
         file.write(_as_parquet(index, table))
     wall_s = round(time.monotonic() - start_s, 1)
     return IndexSummary(len(index.classes), index.images["train"], index.images["val"], wall_s)
 
 
-def _index_source(source: Source, workers: int) -> tuple[Index, pa.Table]:
+def _index_source(source: Source, workers: int, resplit: ResplitPlan | None) -> tuple[Index, pa.Table]:
     """The index of a source, and its rows in the order of the file."""
     archives = {path.relative_to(source.folder).as_posix(): _stamp(path) for path in source.archives}
-    listings: dict[Split, pa.Table] = {"val": list_val(source, workers), "train": list_train(source, workers)}
+    listings = _official_listings(source, workers)
+    if resplit:
+        _refuse_equal_keys(pa.concat_tables(listings.values()), source.folder)
+        listings = split_anew(listings, resplit, source.folder)
     classes = pc.unique(listings["train"]["wnid"]).sort()
-    unknown = set(pc.unique(listings["val"]["wnid"]).to_pylist()).difference(classes.to_pylist())
-    if unknown:
-        raise UserError(
-            f"{source.val}: has pictures of {min(unknown)}, which {source.train} lacks; both must be complete"
-        )
-    _refuse_equal_keys(listings["train"], source.train)
-    _refuse_equal_keys(listings["val"], source.val)
     table = pa.concat_tables([_rows(split, listings[split], classes) for split in SPLITS])
     index = Index(
         source=source.folder,
@@ -145,8 +153,23 @@ def _index_source(source: Source, workers: int) -> tuple[Index, pa.Table]:
         images={split: listings[split].num_rows for split in SPLITS},
         archives=archives,
         images_sha256=_images_sha256(table),
+        resplit=resplit,
     )
     return index, table
+
+
+def _official_listings(source: Source, workers: int) -> dict[Split, pa.Table]:
+    """The images of both splits as they come, once it is sure that the splits agree."""
+    listings: dict[Split, pa.Table] = {"val": list_val(source, workers), "train": list_train(source, workers)}
+    known = pc.unique(listings["train"]["wnid"]).to_pylist()
+    unknown = set(pc.unique(listings["val"]["wnid"]).to_pylist()).difference(known)
+    if unknown:
+        raise UserError(
+            f"{source.val}: has pictures of {min(unknown)}, which {source.train} lacks; both must be complete"
+        )
+    _refuse_equal_keys(listings["train"], source.train)
+    _refuse_equal_keys(listings["val"], source.val)
+    return listings
 
 
 def _rows(split: Split, listing: pa.Table, classes: pa.Array) -> pa.Table:

@@ -10,6 +10,8 @@ What is guaranteed, over the ranks of one world size that use the same manifest,
 - **Resumable bit for bit**: a loader made with a saved `LoaderState` goes on with the batches that were next, to the
   last pixel, in this epoch and in later ones. A state of another world size, rank, batch, seed, data set, DALI version
   or anything else that decides the order is refused: DALI itself would take it and go wrong silently.
+- **Without a state**, such as on another world size, a loader may start at a later epoch (`first_epoch`), whose order,
+  crops and flips are not those of an epoch that was trained on before.
 
 No bit-identity is promised between the CPU and the GPU, whose decoders and filters round differently.
 """
@@ -37,6 +39,8 @@ from fourminutes.plan import LoaderPlan
 from fourminutes.record import Manifest
 
 Identity = Mapping[str, str | int | float | bool]
+_BEFORE: Identity = {"first_epoch": 0}
+"""Values of names that older states lack, for want of a choice."""
 
 
 class LoaderStateMismatch(UserError):
@@ -73,15 +77,24 @@ class LoaderState:
         """The state that `to_dict` gave."""
         return cls(dict(saved["identity"]), saved["pipeline"])
 
+    @property
+    def first_epoch(self) -> int:
+        """The `first_epoch` of the loader that was saved."""
+        return int(self._complete["first_epoch"])
+
     def check(self, identity: Identity) -> None:
         """Raise `LoaderStateMismatch`, naming the first difference, unless `identity` is this state's."""
-        for name in sorted({*self.identity, *identity}):
-            saved, now = self.identity.get(name), identity.get(name)
+        for name in sorted({*self._complete, *identity}):
+            saved, now = self._complete.get(name), identity.get(name)
             if saved != now:
                 raise LoaderStateMismatch(
                     f"loader state: saved with {name} = {saved}, but now it is {now}; "
                     "go on with the saved value, or start the epoch again without the state"
                 )
+
+    @property
+    def _complete(self) -> Identity:
+        return {**_BEFORE, **self.identity}
 
 
 class Loader:
@@ -137,6 +150,7 @@ def training_loader(  # noqa: PLR0913
     world_size: int,
     device_id: int | None,
     seed: int,
+    first_epoch: int = 0,
     state: LoaderState | None = None,
 ) -> Loader:
     """The training batches of `rank`: random crops resized to (`image_px`, `image_px`), mirrored at random.
@@ -151,7 +165,10 @@ def training_loader(  # noqa: PLR0913
         world_size: number of processes.
         device_id: GPU that decodes and augments; None does both on the CPU.
         seed: of order and augmentation, the same on all ranks; these augment differently all the same.
-        state: where to go on; None starts with the first epoch.
+        first_epoch: of the run, from 0, that this loader starts with. Each has an order of its own, so that a run which
+            has to go on without a state does not see its first epochs again; with a state, the one that the state
+            was saved with (`LoaderState.first_epoch`).
+        state: where to go on; None starts an epoch.
 
     Raises:
         UserError: a shard or its index is missing or is not the manifest's, or there are more processes than samples.
@@ -162,6 +179,7 @@ def training_loader(  # noqa: PLR0913
     identity = {
         **_identity(shards, image_px=image_px, batch=batch, rank=rank, world_size=world_size, device_id=device_id),
         "seed": seed,
+        "first_epoch": first_epoch,
         "chunk_images": chunk_images,
         "shuffle_window_images": settings.shuffle_window_images,
         "min_area_percent": settings.min_area_percent,
@@ -169,7 +187,7 @@ def training_loader(  # noqa: PLR0913
     }
     if state is not None:
         state.check(identity)
-    order_seed, own_seed = _seeds(seed, rank)
+    order_seed, own_seed = _seeds(seed, first_epoch, rank)
     with tempfile.TemporaryDirectory(prefix="fourminutes-chunks-") as scratch:
         chunks = list(write_chunks(shards, chunk_images, Path(scratch)))
         np.random.default_rng(order_seed).shuffle(chunks)  # DALI shuffles after each epoch, not before the first
@@ -237,7 +255,10 @@ def _samples(shards: list[ShardFiles]) -> int:
     return sum(shard.entry.samples for shard in shards)
 
 
-def _seeds(seed: int, rank: int) -> tuple[int, int]:
+def _seeds(seed: int, first_epoch: int, rank: int) -> tuple[int, int]:
     """Of the order, the same on all ranks, and of the rank's own random numbers."""
-    order, own = (int(np.random.SeedSequence(words).generate_state(1)[0]) for words in ([seed], [seed, rank + 1]))
+    later = (first_epoch,) if first_epoch else ()
+    order, own = (
+        int(np.random.SeedSequence(words, spawn_key=later).generate_state(1)[0]) for words in ([seed], [seed, rank + 1])
+    )
     return order, own

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fourminutes.plan.base import PlanModel, content_hash
 
@@ -35,6 +35,16 @@ class ImageNetSource(PlanModel):
 
 
 Source = Annotated[SyntheticSource | ImageNetSource, Field(discriminator="kind")]
+
+
+class ResplitPlan(PlanModel):
+    """New splits, drawn from all images of the source; those that neither split gets are left out."""
+
+    train: int = Field(
+        ge=1, description="training images, drawn from all of the source; without data.resplit the official split"
+    )
+    val: int = Field(ge=1, description="validation images, drawn from those that are left; likewise")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the draw")
 
 
 class ShardRecipe(PlanModel):
@@ -71,6 +81,9 @@ class DataPlan(PlanModel):
 
     dataset: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="short name, used in folder names")
     source: Source = Field(description="where the pictures come from")
+    resplit: ResplitPlan | None = Field(
+        None, description="new splits, for a source whose validation set is small; null keeps the official ones"
+    )
     expect: Literal["ilsvrc2012"] | None = Field(
         None, description="known totals that the finished set must have; null checks none"
     )
@@ -90,7 +103,8 @@ class DataPlan(PlanModel):
     def recipe_hash(self) -> str:
         """Identifies the shards' content up to the pictures: the recipe, and what is drawn where nothing is given."""
         drawn = self.source if isinstance(self.source, SyntheticSource) else None
-        return content_hash(_Identity(shards=self.shards, recipe=self.recipe, drawn=drawn))
+        identity = _Identity(shards=self.shards, recipe=self.recipe, drawn=drawn)
+        return content_hash(_ResplitIdentity(**dict(identity), resplit=self.resplit) if self.resplit else identity)
 
     @property
     def folder(self) -> Path:
@@ -104,11 +118,23 @@ class DataPlan(PlanModel):
             return self.source.path
         return self.root / f"{self.dataset}-source-{content_hash(self.source)}"
 
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.resplit and self.expect:
+            raise ValueError(f"expect: {self.expect} has the official splits, which resplit gives up; leave one out")
+        return self
+
 
 class _Identity(PlanModel):
     shards: ShardCounts
     recipe: ShardRecipe
     drawn: SyntheticSource | None
+
+
+class _ResplitIdentity(_Identity):
+    """Of its own, so that sets with the official splits keep the hash that they had before there were others."""
+
+    resplit: ResplitPlan
 
 
 def shard_stem(split: Split, shard: int, of: int) -> str:
