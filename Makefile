@@ -23,6 +23,8 @@ $(READY): $(LOCK) pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(LOCK)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@# A reference for tests; without its dependencies, so that torch stays the build that the lock brought.
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==$(if $(filter 12,$(CUDA)),0.22.1,0.28.0)
 	rm -f .venv/.ready-*
 	touch $@
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fourminutes.errors import UserError
 from fourminutes.models import build_model
-from fourminutes.models.alexnet import AlexNetBN
+from fourminutes.models.alexnet import AlexNet, AlexNetBN
 from fourminutes.models.resnet import BasicBlock, Bottleneck, resnet50, resnet_small
 from fourminutes.plan import ModelPlan
 
-NAMES = ("alexnet_bn", "resnet50", "resnet_small")
+WITH_NORMS = ("alexnet_bn", "resnet50", "resnet_small")
+NAMES = ("alexnet", *WITH_NORMS)
 
 
 def shapes_only(make, *args, **kwargs):
@@ -33,11 +35,47 @@ def output_of(model, part, image_px):
     return shapes[0]
 
 
+def operations(model, image_px):
+    """Floating-point operations of one picture's forward pass."""
+    with FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, image_px, image_px, device=next(model.parameters()).device))
+    return counter.get_total_flops()
+
+
 @pytest.mark.parametrize("image_px", [224, 227])
-def test_alexnet_has_the_papers_parameters(image_px):
-    model = shapes_only(AlexNetBN, 1000, image_px=image_px)
-    assert count(model) == (62_381_096, 26)
-    assert output_of(model, "norm5", image_px) == (1, 256, 6, 6)
+@pytest.mark.parametrize(
+    ("network", "settings", "parameters", "tensors"),
+    [
+        (AlexNet, {}, 62_378_344, 16),
+        (AlexNetBN, {}, 62_381_096, 26),
+        (AlexNetBN, {"bn_after_pool5": False}, 62_380_584, 24),
+    ],
+)
+def test_alexnets_have_the_papers_parameters(network, settings, parameters, tensors, image_px):
+    model = shapes_only(network, 1000, image_px=image_px, **settings)
+    assert count(model) == (parameters, tensors)
+    assert output_of(model, "pool5", image_px) == (1, 256, 6, 6)
+
+
+def test_plain_alexnet_has_no_norm_of_any_kind():
+    kinds = {type(module) for module in shapes_only(AlexNet, 10).children()}
+    assert kinds == {nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Linear, nn.Dropout}
+
+
+def test_without_bn5_pool5_goes_straight_to_fc6_and_the_rest_stays():
+    full, ablated = (
+        [name for name, _ in shapes_only(AlexNetBN, 10, bn_after_pool5=after_pool5).named_children()]
+        for after_pool5 in (True, False)
+    )
+    assert ablated == [name for name in full if name != "norm5"]
+    assert ablated[ablated.index("pool5") + 1 : ablated.index("fc6")] == ["flatten"]
+
+
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_bn"])
+def test_the_plans_dropout_is_on_fc6_and_fc7(name):
+    model = build_model(ModelPlan(name=name, width=0.125, image_px=32, dropout=0.2), 10, seed=0)
+    rates = {part: module.p for part, module in model.named_children() if isinstance(module, nn.Dropout)}
+    assert rates == {"drop6": 0.2, "drop7": 0.2}
 
 
 def test_alexnets_convolutions_and_fully_connected_layers_are_the_papers_two_segments():
@@ -55,12 +93,14 @@ def test_alexnet_normalizes_after_pool1_pool2_relu3_relu4_and_pool5():
 @pytest.mark.parametrize(("image_px", "side"), [(32, 3), (48, 5), (64, 3), (96, 5), (128, 3), (160, 4), (256, 7)])
 def test_alexnets_last_norm_sees_several_pixels_at_every_input_size(image_px, side):
     assert output_of(shapes_only(AlexNetBN, 10, image_px=image_px), "norm5", image_px) == (1, 256, side, side)
+    assert output_of(shapes_only(AlexNet, 10, image_px=image_px), "pool5", image_px) == (1, 256, side, side)
 
 
-def test_alexnet_names_the_smallest_input():
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_bn"])
+def test_alexnet_names_the_smallest_input(name):
     assert output_of(shapes_only(AlexNetBN, 10, image_px=31), "norm5", 31)[-1] == 3
     with pytest.raises(UserError, match=r"model\.image_px: 30 px .* 31 or more"):
-        build_model(ModelPlan(name="alexnet_bn", image_px=30), 10, seed=0)
+        build_model(ModelPlan(name=name, image_px=30), 10, seed=0)
 
 
 def test_alexnet_starts_with_the_caffe_models_fc6_and_fc7_and_a_wider_fc8():
@@ -130,6 +170,35 @@ def test_resnet_small_has_78k_parameters():
     assert output_of(model, "layer3", 32) == (1, 64, 8, 8)
 
 
+def test_a_stem_of_stride_2_halves_resnet_smalls_shapes_for_a_quarter_of_the_arithmetic():
+    full, halved = (
+        build_model(ModelPlan(name="resnet_small", image_px=32, stem_stride=stride), 10, seed=0) for stride in (None, 2)
+    )
+    assert count(halved) == count(full)
+    assert output_of(halved, "layer3", 32) == (1, 64, 4, 4)
+    assert operations(halved, 32) == pytest.approx(operations(full, 32) / 4, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("settings", "refusal"),
+    [
+        ({"name": "resnet50", "bn_after_pool5": False}, "bn_after_pool5: resnet50 has no such setting"),
+        ({"name": "alexnet", "bn_after_pool5": False}, "bn_after_pool5: alexnet has no such setting, only alexnet_bn;"),
+        ({"name": "resnet_small", "dropout": 0.1}, "only alexnet and alexnet_bn; leave it out"),
+        ({"name": "alexnet", "stem_stride": 2}, "stem_stride: alexnet has no such setting, only resnet_small;"),
+    ],
+)
+def test_a_setting_that_the_named_network_does_not_have_is_refused(settings, refusal):
+    with pytest.raises(ValueError, match=refusal):
+        ModelPlan(**settings)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_plan_written_out_with_its_defaults_is_read_again(name):
+    plan = ModelPlan(name=name)
+    assert ModelPlan.model_validate_json(plan.model_dump_json()) == plan
+
+
 @pytest.mark.parametrize(("name", "block"), [("resnet50", Bottleneck), ("resnet_small", BasicBlock)])
 def test_every_residual_block_starts_as_its_shortcut(name, block):
     model = build_model(ModelPlan(name=name, width=0.125, image_px=32), 10, seed=0).eval()
@@ -182,7 +251,7 @@ def test_kernels_lie_in_channels_last_order(name):
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WITH_NORMS)
 def test_running_statistics_start_from_zero_mean_and_unit_variance(name):
     model = build_model(ModelPlan(name=name, width=0.125, image_px=32), 10, seed=0)
     for module in model.modules():

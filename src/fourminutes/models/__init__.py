@@ -1,4 +1,4 @@
-"""The networks: AlexNet with batch norm, ResNet-50 and a small residual net, at any width and input size."""
+"""The networks: AlexNet with and without batch norm, ResNet-50 and a small residual net, at any width and side."""
 
 from fourminutes.models.build import build_model
 

@@ -1,8 +1,9 @@
-"""AlexNet with batch norm: the network that the paper trains in four minutes."""
+"""AlexNet, and its form with batch norm: the network that the paper trains in four minutes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 from torch import Generator, nn
@@ -12,6 +13,7 @@ from fourminutes.models.initialize import scaled, start_convolutions, start_line
 
 NORM_EPSILON = 1e-4  # as in the Caffe model
 SMALLEST_POOL5_PX = 3
+POOLED = (1, 2, 5)  # stages that end in max-pooling
 
 
 class Stem(NamedTuple):
@@ -25,8 +27,8 @@ class Stem(NamedTuple):
 STEMS = (Stem(11, 4, 2), Stem(7, 2, 3), Stem(5, 1, 2))
 
 
-class AlexNetBN(nn.Sequential):
-    """AlexNet in a single tower, with five batch norms in place of the local response norms.
+class AlexNet(nn.Sequential):
+    """AlexNet in a single tower, without local response norms, and with a batch norm in the stages that are named.
 
     Shapes at width 1, for 224 or 227 px (channels x height x width)::
 
@@ -37,10 +39,8 @@ class AlexNetBN(nn.Sequential):
         conv5  3x3     256 x 13 x 13                          relu5  pool5  norm5   256 x  6 x  6
         fc6   9216 → 4096    fc7   4096 → 4096    fc8   4096 → classes
 
-    That is 62,381,096 parameters in 26 tensors for 1,000 classes. norm1 to norm4 stand where NVIDIA's Caffe model has
-    them; norm5, between pool5 and fc6, is the addition that the paper calls BN5: pool5's output drifts and widens over
-    the training of a large batch. Convolutions keep their biases, and every norm has γ and β. Dropout of one half is
-    on fc6 and fc7.
+    That is 62,378,344 parameters in 16 tensors for 1,000 classes, and two tensors more with every norm, its γ and its
+    β. Dropout is on fc6 and fc7.
 
     A smaller input gets a smaller first convolution, of lower stride: the largest of `STEMS` that leaves pool5 at least
     3 x 3. With the full stride, pool5 would be a single pixel at 64 px, so that norm5 had only one value a channel and
@@ -48,27 +48,41 @@ class AlexNetBN(nn.Sequential):
 
     Args:
         class_count: number of logits.
+        norms: numbers of the stages that end in a batch norm.
         width: factor on the number of channels and of hidden units.
         image_px: side of the square input.
+        dropout: share of fc6's and fc7's units that are left out in training.
 
     Raises:
         UserError: no stem leaves pool5 that large.
     """
 
-    def __init__(self, class_count: int, *, width: float = 1.0, image_px: int = 224) -> None:
+    def __init__(
+        self,
+        class_count: int,
+        *,
+        norms: Collection[int] = (),
+        width: float = 1.0,
+        image_px: int = 224,
+        dropout: float = 0.5,
+    ) -> None:
         super().__init__()
         stem = _stem(image_px)
         c1, c2, c3, hidden = (scaled(channels, width) for channels in (96, 256, 384, 4096))
-        self._add_stage(1, nn.Conv2d(3, c1, stem.kernel, stem.stride, stem.padding), pool=True)
-        self._add_stage(2, nn.Conv2d(c1, c2, kernel_size=5, padding=2), pool=True)
-        self._add_stage(3, nn.Conv2d(c2, c3, kernel_size=3, padding=1), pool=False)
-        self._add_stage(4, nn.Conv2d(c3, c3, kernel_size=3, padding=1), pool=False)
-        self._add_stage(5, nn.Conv2d(c3, c2, kernel_size=3, padding=1), pool=True)
+        convolutions = (
+            nn.Conv2d(3, c1, stem.kernel, stem.stride, stem.padding),
+            nn.Conv2d(c1, c2, kernel_size=5, padding=2),
+            nn.Conv2d(c2, c3, kernel_size=3, padding=1),
+            nn.Conv2d(c3, c3, kernel_size=3, padding=1),
+            nn.Conv2d(c3, c2, kernel_size=3, padding=1),
+        )
+        for number, convolution in enumerate(convolutions, start=1):
+            self._add_stage(number, convolution, norm=number in norms)
         self.flatten = nn.Flatten()
         self.fc6 = nn.Linear(c2 * _pool5_px(stem, image_px) ** 2, hidden)
-        self.relu6, self.drop6 = nn.ReLU(inplace=True), nn.Dropout(0.5)
+        self.relu6, self.drop6 = nn.ReLU(inplace=True), nn.Dropout(dropout)
         self.fc7 = nn.Linear(hidden, hidden)
-        self.relu7, self.drop7 = nn.ReLU(inplace=True), nn.Dropout(0.5)
+        self.relu7, self.drop7 = nn.ReLU(inplace=True), nn.Dropout(dropout)
         self.fc8 = nn.Linear(hidden, class_count)
 
     def initialize(self, generator: Generator) -> None:
@@ -83,21 +97,51 @@ class AlexNetBN(nn.Sequential):
         start_linear(self.fc7, generator, sigma=0.005 * math.sqrt(4096 / self.fc7.in_features), bias=0.1)
         start_linear(self.fc8, generator, sigma=0.01 * math.sqrt(4096 / self.fc8.in_features))
 
-    def _add_stage(self, number: int, convolution: nn.Conv2d, *, pool: bool) -> None:
+    def _add_stage(self, number: int, convolution: nn.Conv2d, *, norm: bool) -> None:
         self.add_module(f"conv{number}", convolution)
         self.add_module(f"relu{number}", nn.ReLU(inplace=True))
-        if pool:
+        if number in POOLED:
             self.add_module(f"pool{number}", nn.MaxPool2d(kernel_size=3, stride=2))
-        self.add_module(f"norm{number}", nn.BatchNorm2d(convolution.out_channels, eps=NORM_EPSILON))
+        if norm:
+            self.add_module(f"norm{number}", nn.BatchNorm2d(convolution.out_channels, eps=NORM_EPSILON))
+
+
+class AlexNetBN(AlexNet):
+    """AlexNet with batch norms: 62,381,096 parameters in 26 tensors for 1,000 classes at width 1.
+
+    norm1 to norm4 stand where NVIDIA's Caffe model has them. norm5, between pool5 and fc6, is the addition that the
+    paper calls BN5: pool5's output drifts and widens over the training of a large batch. Without norm5 there are
+    62,380,584 parameters in 24 tensors.
+
+    Args:
+        class_count: number of logits.
+        bn_after_pool5: whether norm5 is there.
+        width: factor on the number of channels and of hidden units.
+        image_px: side of the square input.
+        dropout: share of fc6's and fc7's units that are left out in training.
+
+    Raises:
+        UserError: the input is too small; see `AlexNet`.
+    """
+
+    def __init__(
+        self,
+        class_count: int,
+        *,
+        bn_after_pool5: bool = True,
+        width: float = 1.0,
+        image_px: int = 224,
+        dropout: float = 0.5,
+    ) -> None:
+        norms = (1, 2, 3, 4, 5) if bn_after_pool5 else (1, 2, 3, 4)
+        super().__init__(class_count, norms=norms, width=width, image_px=image_px, dropout=dropout)
 
 
 def _stem(image_px: int) -> Stem:
     for stem in STEMS:
         if _pool5_px(stem, image_px) >= SMALLEST_POOL5_PX:
             return stem
-    raise UserError(
-        f"model.image_px: {image_px} px are too few for alexnet_bn; give it 31 or more, or take resnet_small"
-    )
+    raise UserError(f"model.image_px: {image_px} px are too few for AlexNet; give it 31 or more, or take resnet_small")
 
 
 def _pool5_px(stem: Stem, image_px: int) -> int:

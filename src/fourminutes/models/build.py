@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fourminutes.models.alexnet import AlexNetBN
+from fourminutes.models.alexnet import AlexNet, AlexNetBN
 from fourminutes.models.resnet import ResNet, resnet50, resnet_small
 from fourminutes.plan import ModelPlan
 
@@ -27,11 +27,19 @@ def build_model(plan: ModelPlan, class_count: int, *, seed: int) -> nn.Module:
     return nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
 
 
-def _network(plan: ModelPlan, class_count: int) -> AlexNetBN | ResNet:
+def _network(plan: ModelPlan, class_count: int) -> AlexNet | ResNet:
     match plan.name:
+        case "alexnet":
+            return AlexNet(class_count, width=plan.width, image_px=plan.image_px, dropout=plan.dropout)
         case "alexnet_bn":
-            return AlexNetBN(class_count, width=plan.width, image_px=plan.image_px)
+            return AlexNetBN(
+                class_count,
+                bn_after_pool5=plan.bn_after_pool5,
+                width=plan.width,
+                image_px=plan.image_px,
+                dropout=plan.dropout,
+            )
         case "resnet50":
             return resnet50(class_count, width=plan.width, image_px=plan.image_px)
         case "resnet_small":
-            return resnet_small(class_count, width=plan.width)
+            return resnet_small(class_count, width=plan.width, stem_stride=plan.stem_stride or 1)
