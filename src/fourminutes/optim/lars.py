@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-Variant = Literal["paper", "mlperf"]
-EPSILON: dict[Variant, float] = {"paper": 1e-9, "mlperf": 0.0}
+from fourminutes.optim.update import Variant, update_one_by_one, update_together
 
 
 class LARS(Optimizer):
@@ -35,8 +34,8 @@ class LARS(Optimizer):
         rate. This is momentum with the rate outside: v = γ_t·u with u ← μu + r·(g + λw).
         ``momentum_correction=False`` is Google's form, with μ_t = μ.
 
-    Norms and updates are in the weights' own number format, which should be float32: in half precision η‖w‖ and many
-    of the updates flush to zero.
+    Norms and updates are in the weights' own number format, which should be float32: in half precision many of the
+    updates flush to zero (`fourminutes.optim.flushed_share` tells how many).
 
     Example:
         >>> from fourminutes.optim import LARS, parameter_groups
@@ -46,7 +45,8 @@ class LARS(Optimizer):
     Args:
         params: tensors, or groups of them, as for any torch optimizer. A group may have ``adapt=False`` and its own
             value of everything below; `fourminutes.optim.parameter_groups` makes such groups.
-        lr: γ, the rate; change it in ``param_groups`` between the steps.
+        lr: γ, the rate; change it in ``param_groups`` between the steps. A tensor of shape () on the weights' device is
+            changed in place, and so reaches a step captured in a CUDA graph too.
         momentum: μ, at least 0 and below 1.
         weight_decay: λ, at least 0.
         trust_coefficient: η, above 0.
@@ -55,8 +55,9 @@ class LARS(Optimizer):
         variant: ``paper`` or ``mlperf``.
         decay_in_denominator: whether λ‖w‖ is in r's denominator.
         momentum_correction: ``mlperf``: whether v follows the rate.
-        foreach: whether a group's tensors are updated together (few launches, one temporary copy of the gradients) or
-            one by one (few passes over the memory); None takes the first on a GPU, the second elsewhere.
+        foreach: whether a group's tensors are updated together (few launches, no waiting for the device, one temporary
+            copy of the gradients) or one by one (few passes over the memory); None takes the first for tensors that
+            are all on one GPU and of one dtype, the second elsewhere.
 
     Raises:
         ValueError: one of the values is out of its range.
@@ -65,7 +66,7 @@ class LARS(Optimizer):
     def __init__(  # noqa: PLR0913 - as many as the equations have
         self,
         params: ParamsT,
-        lr: float,
+        lr: float | Tensor,
         *,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
@@ -78,7 +79,6 @@ class LARS(Optimizer):
     ) -> None:
         defaults = {
             "lr": lr,
-            "previous_lr": 0.0,  # γ_{t−1}; kept in the group, so that it is saved and restored with the rest
             "momentum": momentum,
             "weight_decay": weight_decay,
             "trust_coefficient": trust_coefficient,
@@ -98,6 +98,9 @@ class LARS(Optimizer):
             ValueError: one of the group's values is out of its range.
         """
         _check(self.defaults | param_group)
+        lr = param_group.get("lr", self.defaults["lr"])
+        # γ_{t−1}; kept in the group, so that it is saved and restored with the rest.
+        param_group.setdefault("previous_lr", torch.zeros_like(lr) if isinstance(lr, Tensor) else 0.0)
         super().add_param_group(param_group)
 
     @overload
@@ -123,9 +126,9 @@ class LARS(Optimizer):
             return
         gradients = [weight.grad for weight in weights]
         velocities = [self._velocity(weight) for weight in weights]
-        together = group["foreach"] if group["foreach"] is not None else weights[0].is_cuda
-        (_update_together if together else _update_one_by_one)(weights, gradients, velocities, group)
-        group["previous_lr"] = group["lr"]
+        together = group["foreach"] if group["foreach"] is not None else _on_one_gpu(weights)
+        (update_together if together else update_one_by_one)(weights, gradients, velocities, group)
+        _remember_rate(group)
 
     def _velocity(self, weight: Tensor) -> Tensor:
         """`weight`'s v, zero before the first step; called as torch's SGD calls it."""
@@ -136,66 +139,18 @@ class LARS(Optimizer):
         return velocity
 
 
-def _update_one_by_one(
-    weights: list[Tensor], gradients: list[Tensor], velocities: list[Tensor], group: dict[str, Any]
-) -> None:
-    """The update with the ratios as numbers: nothing is allocated, and a tensor stays in the cache over its update."""
-    momentum, decay = _momentum(group), group["weight_decay"]
-    ratios = [1.0] * len(weights)
-    if group["adapt"]:
-        weight_norms, gradient_norms = (
-            torch.stack([_norm(each) for each in tensors]) for tensors in (weights, gradients)
-        )
-        ratios = _trust_ratios(weight_norms, gradient_norms, group).tolist()
-    for w, g, v, ratio in zip(weights, gradients, velocities, ratios, strict=True):
-        rate = group["lr"] * ratio
-        v.mul_(momentum).add_(g, alpha=rate).add_(w, alpha=rate * decay)
-        w.sub_(v)
+def _on_one_gpu(weights: list[Tensor]) -> bool:
+    """Whether they are all on the same GPU and of the same dtype."""
+    return weights[0].is_cuda and len({(weight.device, weight.dtype) for weight in weights}) == 1
 
 
-def _update_together(
-    weights: list[Tensor], gradients: list[Tensor], velocities: list[Tensor], group: dict[str, Any]
-) -> None:
-    """The update with the ratios as tensors: nothing waits for the device."""
-    steps = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
-    if group["adapt"]:
-        weight_norms, gradient_norms = (torch.stack(torch._foreach_norm(tensors)) for tensors in (weights, gradients))
-        ratios = _trust_ratios(weight_norms, gradient_norms, group)
-        torch._foreach_mul_(steps, (ratios * group["lr"]).unbind())
+def _remember_rate(group: dict[str, Any]) -> None:
+    """This step's rate is the next one's γ_{t−1}; tensors are kept in place, where a captured step reads them."""
+    rate, previous = group["lr"], group["previous_lr"]
+    if isinstance(rate, Tensor) and isinstance(previous, Tensor):
+        previous.copy_(rate)
     else:
-        torch._foreach_mul_(steps, group["lr"])
-    torch._foreach_mul_(velocities, _momentum(group))
-    torch._foreach_add_(velocities, steps)
-    torch._foreach_sub_(weights, velocities)
-
-
-def _trust_ratios(weight_norms: Tensor, gradient_norms: Tensor, group: dict[str, Any]) -> Tensor:
-    """The trust ratio of every tensor of a group, from the tensors' norms; all of shape (tensors,)."""
-    decay = group["weight_decay"] if group["decay_in_denominator"] else 0.0
-    epsilon = EPSILON[group["variant"]] if group["epsilon"] is None else group["epsilon"]
-    denominators = gradient_norms + decay * weight_norms + epsilon
-    ratios = group["trust_coefficient"] * weight_norms / denominators
-    return torch.where((weight_norms > 0) & (gradient_norms > 0), ratios, 1.0)
-
-
-def _norm(tensor: Tensor) -> Tensor:
-    """‖tensor‖, of shape (): of its rows first, then of the rows' norms.
-
-    Torch's CPU kernel adds up all squares in few float32 sums. Over the 38 million weights of AlexNet's fc6 that loses
-    2 parts in a thousand; row by row it loses 1 in ten million and takes no longer.
-    """
-    rows: Tensor = torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.dim()))) if tensor.dim() > 1 else tensor
-    norm: Tensor = torch.linalg.vector_norm(rows)
-    return norm
-
-
-def _momentum(group: dict[str, Any]) -> float:
-    """μ_t of this step."""
-    momentum: float = group["momentum"]
-    follows_rate = group["variant"] == "mlperf" and group["momentum_correction"]
-    if follows_rate and group["previous_lr"] > 0:
-        return momentum * float(group["lr"]) / float(group["previous_lr"])
-    return momentum
+        group["previous_lr"] = rate.clone() if isinstance(rate, Tensor) else rate
 
 
 def _check(group: dict[str, Any]) -> None:
@@ -205,6 +160,8 @@ def _check(group: dict[str, Any]) -> None:
         raise ValueError(f"momentum is {group['momentum']}; it must be at least 0 and below 1")
     if not group["trust_coefficient"] > 0:
         raise ValueError(f"trust_coefficient is {group['trust_coefficient']}; it must be above 0")
+    if isinstance(group["lr"], Tensor) and group["lr"].dim() > 0:
+        raise ValueError(f"lr has the shape {tuple(group['lr'].shape)}; a tensor of it must have the shape ()")
     for name in ("lr", "weight_decay", "epsilon"):
         if group[name] is not None and not group[name] >= 0:
             raise ValueError(f"{name} is {group[name]}; it must not be negative")

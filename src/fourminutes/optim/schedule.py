@@ -17,30 +17,44 @@ def rate_at(schedule: SchedulePlan, epoch: float, epochs: int) -> float:
         e < W         γ = warmup + (base − warmup)·e/W
         polynomial    γ = end + (base − end)·(1 − t)^power
         cosine        γ = end + (base − end)·(1 + cos πt)/2
-        constant      γ = base                                (end_rate plays no part)
+        multistep     γ = base·factor^k, with k the number of milestones m ≤ e      (end_rate plays no part)
+        constant      γ = base                                                      (likewise)
 
     Args:
-        schedule: the rates, the length of the warm-up in epochs and the form of the decay.
+        schedule: the rates, the length of the warm-up in epochs and the form of the decay; `RunPlan.rates`, in which
+            the linear scaling rule is applied already.
         epoch: passes over the training set made so far, with its fraction.
         epochs: passes over the training set that the run makes in all.
+
+    Raises:
+        ValueError: the linear scaling rule is still to be applied.
     """
+    if schedule.base_batch is not None:
+        raise ValueError(f"base_rate is for a batch of {schedule.base_batch}; take the run's `rates`")
     if epoch < schedule.warmup_epochs:
         rise = schedule.base_rate - schedule.warmup_rate
         return schedule.warmup_rate + rise * epoch / schedule.warmup_epochs
     progress = min((epoch - schedule.warmup_epochs) / (epochs - schedule.warmup_epochs), 1.0)
-    if schedule.decay == "constant":
-        return schedule.base_rate
     fall = schedule.base_rate - schedule.end_rate
-    if schedule.decay == "cosine":
-        return schedule.end_rate + fall * (1 + math.cos(math.pi * progress)) / 2
-    return schedule.end_rate + fall * float((1 - progress) ** schedule.power)
+    match schedule.decay:
+        case "polynomial":
+            return schedule.end_rate + fall * float((1 - progress) ** schedule.power)
+        case "cosine":
+            return schedule.end_rate + fall * (1 + math.cos(math.pi * progress)) / 2
+        case "multistep":
+            passed = sum(milestone <= epoch for milestone in schedule.milestones)
+            return schedule.base_rate * float(schedule.milestone_factor**passed)
+        case "constant":
+            return schedule.base_rate
 
 
 def step_rate(schedule: SchedulePlan, step: int, *, steps_per_epoch: int, epochs: int) -> float:
-    """The learning rate of one step: that of `rate_at` at the step's end, e = step / steps_per_epoch.
+    """The learning rate of one step: that of `rate_at` at the step's middle, e = (step − 1/2) / steps_per_epoch.
 
-    So the first step of a warm-up from 0 moves the weights already, the warm-up's last step has the base rate, and the
-    run's last step has the end rate, each exactly. A step that was skipped doesn't count.
+    A step stands for a stretch of the curve, and the middle stands best for it: the rates of a warm-up, or of any
+    straight stretch, add up to just the area below the curve, however few steps there are in an epoch (at 64K they are
+    19). At a step's start the first step of a warm-up from 0 would be lost, at its end the last step of a decay to 0;
+    here neither is. A step that was skipped doesn't count.
 
     Args:
         schedule: as in `rate_at`.
@@ -48,7 +62,7 @@ def step_rate(schedule: SchedulePlan, step: int, *, steps_per_epoch: int, epochs
         steps_per_epoch: optimizer steps in one pass over the training set.
         epochs: as in `rate_at`.
     """
-    return rate_at(schedule, step / steps_per_epoch, epochs)
+    return rate_at(schedule, (step - 0.5) / steps_per_epoch, epochs)
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
