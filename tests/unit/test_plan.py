@@ -85,7 +85,7 @@ def test_a_global_batch_that_the_processes_cannot_share_is_refused_with_the_sum(
 
 
 def test_a_missing_file_and_a_file_that_is_no_yaml_are_one_line_each(tmp_path: Path):
-    with pytest.raises(UserError, match="no such plan file"):
+    with pytest.raises(UserError, match="no such file; a plan is expected"):
         load_plan(tmp_path / "none.yaml")
     assert "is not YAML" in refusal(tmp_path, "name: [")
     assert "is not a plan" in refusal(tmp_path, "- name")
@@ -105,7 +105,7 @@ def test_the_recipe_hash_follows_what_decides_the_bytes_and_nothing_else(tmp_pat
 
 
 def test_a_run_without_data_is_refused(tmp_path: Path):
-    assert "runs need a data block" in refusal(tmp_path, "name: small\nruns: {a: {}}")
+    assert "runs and sweeps need a data block" in refusal(tmp_path, "name: small\nruns: {a: {}}")
 
 
 def test_a_runs_hash_follows_its_recipe_and_not_its_description(tmp_path: Path):
@@ -122,6 +122,11 @@ def test_what_is_wrong_in_the_defaults_is_named_there(tmp_path: Path):
 
 def test_a_key_that_comes_twice_is_refused(tmp_path: Path):
     assert "key 'a' comes twice" in refusal(tmp_path, PLAN.replace("  b: {", "  a: {"))
+
+
+def test_a_key_that_a_merge_brings_in_may_be_written_over(tmp_path: Path):
+    plan = read(tmp_path, PLAN.replace("a: {", "a: &a {").replace("epochs: 3", "<<: *a, epochs: 3"))
+    assert (plan.runs["b"].model.image_px, plan.runs["b"].epochs) == (64, 3)
 
 
 def test_a_plan_by_another_name_than_its_files_is_refused(tmp_path: Path):

@@ -13,32 +13,42 @@ from fourminutes.plan.data import (
 )
 from fourminutes.plan.load import find_plan, load_plan, run_of
 from fourminutes.plan.measure import CommBenchPlan, ReportPlan, ScalePlan
-from fourminutes.plan.model import Plan
+from fourminutes.plan.model import MlperfPlan, Plan
 from fourminutes.plan.run import (
     BatchPlan,
     CheckpointPlan,
+    EvaluationPlan,
     LoaderPlan,
+    LossScalePlan,
     ModelName,
     ModelPlan,
     OptimizerPlan,
+    Precision,
     ReducePlan,
     RunPlan,
     SchedulePlan,
 )
+from fourminutes.plan.sweep import ClaimPlan, ComparisonPlan, SweepPlan, TuningPlan
 
 __all__ = [
     "SPLITS",
     "BatchPlan",
     "CheckpointPlan",
+    "ClaimPlan",
     "CommBenchPlan",
+    "ComparisonPlan",
     "DataPlan",
+    "EvaluationPlan",
     "ImageNetSource",
     "LoaderPlan",
+    "LossScalePlan",
+    "MlperfPlan",
     "ModelName",
     "ModelPlan",
     "OptimizerPlan",
     "Plan",
     "PlanModel",
+    "Precision",
     "ReducePlan",
     "ReportPlan",
     "RunPlan",
@@ -47,7 +57,9 @@ __all__ = [
     "ShardCounts",
     "ShardRecipe",
     "Split",
+    "SweepPlan",
     "SyntheticSource",
+    "TuningPlan",
     "content_hash",
     "find_plan",
     "load_plan",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -11,8 +11,18 @@ from fourminutes.plan.base import PlanModel
 from fourminutes.plan.data import DataPlan
 from fourminutes.plan.measure import CommBenchPlan, ReportPlan, ScalePlan
 from fourminutes.plan.run import RunPlan
+from fourminutes.plan.sweep import ClaimPlan, SweepPlan, TuningPlan
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class MlperfPlan(PlanModel):
+    """What an MLPerf log says about its submitter; see the submission rules of MLPerf training."""
+
+    organization: str = Field(min_length=1, description="who submits")
+    platform: str = Field(min_length=1, description="name of the system")
+    division: Literal["closed", "open"] = Field("open", description="division of the submission")
+    status: Literal["onprem", "cloud", "research", "preview"] = Field("onprem", description="kind of the system")
 
 
 class Plan(PlanModel):
@@ -25,6 +35,10 @@ class Plan(PlanModel):
         default_factory=dict, description="values for all runs, in a run's form; a run's own values win"
     )
     runs: dict[Name, RunPlan] = Field(default_factory=dict, description="training runs by name")
+    tuning: TuningPlan | None = Field(None, description="how sweeps are tuned; null where there are none")
+    sweeps: dict[Name, SweepPlan] = Field(default_factory=dict, description="arms of experiments by name")
+    claims: dict[Name, ClaimPlan] = Field(default_factory=dict, description="what the sweeps decide, by name")
+    mlperf: MlperfPlan | None = Field(None, description="who writes MLPerf logs, one a run; null writes none")
     comm: CommBenchPlan | None = Field(None, description="measurement of the collectives; null for none")
     scale: ScalePlan | None = Field(None, description="prediction of other sizes; null for none")
     report: ReportPlan = Field(default_factory=ReportPlan, description="tables, figures and page")
@@ -56,10 +70,33 @@ class Plan(PlanModel):
         """The record that ends the run of that name."""
         return self.results / "runs" / f"{run}.json"
 
+    def sweep_record(self, sweep: str) -> Path:
+        """The ledger of the sweep of that name, once every trial is made."""
+        return self.results / "sweeps" / f"{sweep}.json"
+
+    def sweep_ledger(self, sweep: str) -> Path:
+        """The same ledger while it grows."""
+        return self.work / self.name / "sweeps" / f"{sweep}.json"
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.runs and self.data is None:
-            raise ValueError("runs need a data block to train on")
+        if (self.runs or self.sweeps) and self.data is None:
+            raise ValueError("runs and sweeps need a data block to train on")
+        if self.sweeps and self.tuning is None:
+            raise ValueError("sweeps need a tuning block")
+        self._check_names()
         if self.scale and not (self.runs and self.comm):
             raise ValueError("scale needs runs and a comm block to predict from")
         return self
+
+    def _check_names(self) -> None:
+        """Refuse sweeps and claims that name a sweep which isn't there, or one that takes its value over itself."""
+        tuned = [name for name, sweep in self.sweeps.items() if sweep.start is not None]
+        for name, sweep in self.sweeps.items():
+            if sweep.scaled_from is not None and sweep.scaled_from not in tuned:
+                raise ValueError(f"sweeps.{name}.scaled_from: {sweep.scaled_from!r} is no tuned sweep of this plan")
+        for name, claim in self.claims.items():
+            for comparison in claim.comparisons:
+                for sweep_name in (comparison.arm, comparison.against, comparison.only_if_lost):
+                    if sweep_name is not None and sweep_name not in self.sweeps:
+                        raise ValueError(f"claims.{name}: {sweep_name!r} is no sweep of this plan")

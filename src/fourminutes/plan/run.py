@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from fourminutes.plan.base import PlanModel, content_hash
 from fourminutes.plan.place import PlacedPlan
 
-ModelName = Literal["alexnet_bn", "resnet50", "resnet_small"]
+ModelName = Literal["alexnet", "alexnet_bn", "resnet50", "resnet_small"]
 ParameterKind = Literal["bias", "norm"]
+Precision = Literal["fp32", "bf16", "amp", "half", "half-lars"]
 
 
 class ModelPlan(PlanModel):
@@ -21,6 +22,28 @@ class ModelPlan(PlanModel):
         1.0, gt=0, le=4, description="factor on the number of channels of every layer; 1 is the paper's"
     )
     image_px: int = Field(224, ge=16, le=512, description="side of the square input, in pixels")
+    bn_after_pool5: bool = Field(
+        True, description="alexnet_bn: whether a batch norm is between pool5 and fc6, the paper's addition"
+    )
+    dropout: float = Field(0.5, ge=0, lt=1, description="alexnet, alexnet_bn: share of fc6's and fc7's units left out")
+    stem_stride: int | None = Field(
+        None, ge=1, le=4, description="resnet_small: stride of the first convolution, in pixels; null is 1"
+    )
+
+    _only_of: ClassVar[dict[str, tuple[ModelName, ...]]] = {
+        "bn_after_pool5": ("alexnet_bn",),
+        "dropout": ("alexnet", "alexnet_bn"),
+        "stem_stride": ("resnet_small",),
+    }
+
+    @model_validator(mode="after")
+    def _has_its_settings(self) -> Self:
+        for key, owners in self._only_of.items():
+            # A plan is written out with all its defaults, so that those say nothing.
+            changed = getattr(self, key) != type(self).model_fields[key].default
+            if changed and self.name not in owners:
+                raise ValueError(f"{key}: {self.name} has no such setting, only {' and '.join(owners)}; leave it out")
+        return self
 
 
 class OptimizerPlan(PlanModel):
@@ -53,11 +76,29 @@ class SchedulePlan(PlanModel):
     """The learning rate over the epochs."""
 
     base_rate: float = Field(0.1, gt=0, description="rate at the end of the warm-up")
+    base_batch: int | None = Field(
+        None,
+        ge=1,
+        description="batch that base_rate is meant for: the rate is base_rate x global_batch / base_batch, "
+        "the linear scaling rule; null takes base_rate as it is",
+    )
     warmup_epochs: float = Field(0, ge=0, description="length of the linear warm-up, in epochs")
     warmup_rate: float = Field(0, ge=0, description="rate at which the warm-up starts")
-    decay: Literal["polynomial", "cosine", "constant"] = Field("polynomial", description="form after the warm-up")
+    decay: Literal["polynomial", "cosine", "multistep", "constant"] = Field(
+        "polynomial", description="form after the warm-up"
+    )
     power: float = Field(2, gt=0, description="exponent of the polynomial")
+    milestones: tuple[float, ...] = Field((), description="multistep: epochs after which the rate falls")
+    milestone_factor: float = Field(0.1, gt=0, lt=1, description="multistep: factor of the rate at each milestone")
     end_rate: float = Field(0, ge=0, description="rate at the end of the last epoch")
+
+    @model_validator(mode="after")
+    def _steps_down(self) -> Self:
+        if bool(self.milestones) != (self.decay == "multistep"):
+            raise ValueError("milestones: the multistep decay needs them, and no other has them")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {list(self.milestones)} must rise")
+        return self
 
 
 class BatchPlan(PlanModel):
@@ -66,6 +107,28 @@ class BatchPlan(PlanModel):
     global_batch: int = Field(256, ge=1, description="images a step, over all processes")
     per_device: int = Field(
         32, ge=2, description="images a forward pass on one device; batch norm's statistics are over these"
+    )
+    bn_span: int = Field(
+        1, ge=1, description="processes that share batch norm's statistics, neighbours by rank; 1 is each its own"
+    )
+
+
+class LossScalePlan(PlanModel):
+    """The factor on the loss that keeps small gradients in half precision's range; for amp, half and half-lars."""
+
+    initial: float = Field(32_768, gt=0, description="scale at the start; a power of two rounds nothing")
+    dynamic: bool = Field(True, description="halve on an overflow, double after growth_steps without; false keeps it")
+    growth_steps: int = Field(2000, ge=1, description="steps without an overflow before the scale doubles")
+
+
+class EvaluationPlan(PlanModel):
+    """How the network is evaluated."""
+
+    recalibration_images: int = Field(
+        0,
+        ge=0,
+        description="training images on which batch norm's running statistics are measured anew before an evaluation; "
+        "0 keeps those of training",
     )
 
 
@@ -99,8 +162,11 @@ class LoaderPlan(PlanModel):
 class CheckpointPlan(PlanModel):
     """What is kept to go on from after an interruption."""
 
-    every_steps: int = Field(200, ge=1, description="optimizer steps between two checkpoints")
+    every_steps: int = Field(
+        200, ge=1, description="steps between two checkpoints; there is one more at the end of every epoch"
+    )
     keep: int = Field(2, ge=1, description="number of newest checkpoints that are kept")
+    keep_best: bool = Field(True, description="keep the weights of the best epoch, by top-1, beside the final ones")
 
 
 class RunPlan(PlacedPlan):
@@ -110,15 +176,26 @@ class RunPlan(PlacedPlan):
     seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
     epochs: int = Field(90, ge=1, description="passes over the training set")
     label_smoothing: float = Field(0, ge=0, lt=1, description="share of the target spread over all classes")
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="fp32 throughout, or bf16 autocast with fp32 weights"
+    recipe: str | None = Field(
+        None, description="recipe of config/recipes.yaml that lies between the defaults and the run's own values"
     )
+    precision: Precision = Field(
+        "fp32",
+        description="fp32; bf16, amp: autocast to bf16, fp16; half: weights and activations in fp16, masters in fp32, "
+        "the paper's; half-lars: likewise without masters, the ablation that the paper argues against",
+    )
+    loss_scale: LossScalePlan = Field(default_factory=LossScalePlan, description="factor on the loss in fp16")
+    max_skipped_steps: int = Field(
+        20, ge=1, description="steps in a row that may be skipped for an overflow before the run is given up"
+    )
+    compile: bool = Field(False, description="compile the network with torch.compile")
     model: ModelPlan = Field(default_factory=ModelPlan, description="network")
     optimizer: OptimizerPlan = Field(default_factory=OptimizerPlan, description="update rule")
     schedule: SchedulePlan = Field(default_factory=SchedulePlan, description="learning rate")
     batch: BatchPlan = Field(default_factory=BatchPlan, description="batch")
     reduce: ReducePlan = Field(default_factory=ReducePlan, description="averaging of gradients")
     loader: LoaderPlan = Field(default_factory=LoaderPlan, description="input")
+    evaluation: EvaluationPlan = Field(default_factory=EvaluationPlan, description="evaluation")
     checkpoint: CheckpointPlan = Field(default_factory=CheckpointPlan, description="checkpoints")
 
     @property
@@ -130,11 +207,24 @@ class RunPlan(PlacedPlan):
     def recipe_hash(self) -> str:
         """Identifies what is trained: everything but what leaves the weights as they are.
 
-        Those are the description, when checkpoints are taken, and how the loader spreads its work.
+        Those are the description, the recipe's name, when checkpoints are taken, and how the loader spreads its work.
         """
         loader = self.loader.model_copy(update={"threads": 1, "prefetch_batches": 1})
-        same = {"description": "", "checkpoint": CheckpointPlan(), "loader": loader}
+        same = {"description": "", "recipe": None, "checkpoint": CheckpointPlan(), "loader": loader}
         return content_hash(self.model_copy(update=same))
+
+    @property
+    def lineage_hash(self) -> str:
+        """Identifies what a checkpoint can be gone on from: the recipe, on any number of processes."""
+        return self.model_copy(update={"processes": 1, "processes_per_node": None, "threads": 1}).recipe_hash
+
+    @property
+    def rates(self) -> SchedulePlan:
+        """The schedule with the linear scaling rule applied to its base rate."""
+        if self.schedule.base_batch is None:
+            return self.schedule
+        scaled = self.schedule.base_rate * self.batch.global_batch / self.schedule.base_batch
+        return self.schedule.model_copy(update={"base_rate": scaled, "base_batch": None})
 
     @property
     def micro_batches(self) -> int:
@@ -148,6 +238,12 @@ class RunPlan(PlacedPlan):
             raise ValueError(
                 f"batch.global_batch {self.batch.global_batch} is no multiple of "
                 f"batch.per_device x processes = {self.batch.per_device} x {self.processes} = {at_once}"
+            )
+        if self.processes % self.batch.bn_span:
+            raise ValueError(f"batch.bn_span {self.batch.bn_span} does not divide processes {self.processes}")
+        if self.schedule.milestones and self.schedule.milestones[-1] >= self.epochs:
+            raise ValueError(
+                f"schedule.milestones: {self.schedule.milestones[-1]:g} is not within {self.epochs} epochs"
             )
         if self.schedule.warmup_epochs >= self.epochs and self.schedule.warmup_epochs > 0:
             raise ValueError(

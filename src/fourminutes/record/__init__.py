@@ -5,6 +5,7 @@ from fourminutes.record.dataset import ImageNote, Manifest, ShardEntry, ShardRec
 from fourminutes.record.measure import CollectiveTiming, CommRecord, LinkFit, Prediction, ScaleRecord
 from fourminutes.record.provenance import Provenance, provenance, utc_now
 from fourminutes.record.run import Epoch, Placement, RunRecord, Session, StepTimes
+from fourminutes.record.sweep import SweepRecord, Trial
 
 __all__ = [
     "CollectiveTiming",
@@ -24,6 +25,8 @@ __all__ = [
     "ShardRecord",
     "SplitSummary",
     "StepTimes",
+    "SweepRecord",
+    "Trial",
     "provenance",
     "read_record",
     "utc_now",

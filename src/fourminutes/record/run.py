@@ -18,6 +18,8 @@ class Placement(Record):
     hosts: tuple[str, ...] = Field(description="host of every rank, in rank order")
     device: str = Field(description="what each process computed on")
     backend: str | None = Field(description="library of the collectives; null for one process")
+    arithmetic: str = Field("", description="number formats of storage and arithmetic in forward and backward passes")
+    bn_images: int | None = Field(None, description="images that batch norm's statistics are over")
 
 
 class StepTimes(Record):
@@ -25,12 +27,18 @@ class StepTimes(Record):
 
     total_s: float
     input_wait_s: float = Field(description="waiting for the loader")
-    compute_s: float = Field(description="forward and backward, with what communication they hide")
+    forward_s: float = Field(description="forward passes and losses")
+    backward_s: float = Field(description="backward passes, with what communication they hide")
     exposed_reduce_s: float = Field(description="waiting for gradients after the backward pass")
     optimizer_s: float
-    evaluation_s: float
-    checkpoint_s: float
+    evaluation_s: float = Field(description="evaluation, with what precedes it: statistics averaged or measured anew")
+    checkpoint_s: float = Field(description="taking checkpoints; writing them goes on beside the training")
     other_s: float
+
+    @property
+    def compute_s(self) -> float:
+        """Forward and backward passes."""
+        return self.forward_s + self.backward_s
 
 
 class Epoch(Record):
@@ -41,6 +49,12 @@ class Epoch(Record):
     train_loss: float
     train_images: int
     dropped_images: int = Field(description="remainder that did not fill a global batch")
+    skipped_steps: int = Field(0, description="batches of this epoch whose step was skipped for an overflow")
+    loss_scale: float | None = Field(None, description="factor on the loss at the epoch's end; null without one")
+    flushed_percent: float | None = Field(
+        None,
+        description="share of the last step's updates that fp16 flushed to zero; null where it stores no weights",
+    )
     rate: float = Field(description="learning rate of the last step")
     val_loss: float
     top1_percent: float
@@ -56,6 +70,7 @@ class Session(Record):
     started: str = Field(description="UTC, ISO 8601")
     from_step: int
     to_step: int
+    note: str = Field("", description="what was not as in an undisturbed run, such as another number of processes")
     wall_s: float
     ended: Literal["finished", "interrupted", "running"] = Field(description="running: ended without a word")
 
