@@ -40,10 +40,11 @@ rule data:
         SHARDS,
 
 
-# What `snakemake train` makes: the record of every run, and of the measured collectives.
+# What `snakemake train` makes: the record of every run, the ledger of every sweep, and the measured collectives.
 rule train:
     input:
         RUN_RECORDS,
+        SWEEP_RECORDS,
         COMM_RECORD,
 
 
@@ -51,6 +52,11 @@ if PLAN.data:
 
     include: "workflow/rules/data.smk"
     include: "workflow/rules/train.smk"
+
+
+if PLAN.sweeps:
+
+    include: "workflow/rules/sweep.smk"
 
 
 if PLAN.comm:

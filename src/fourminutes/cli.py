@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from fourminutes import __version__
 from fourminutes.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Interrupted, RunFailed, UserError
+from fourminutes.plan.data import ResplitPlan
 from fourminutes.plan.load import load_plan
 
 app = typer.Typer(
@@ -107,13 +109,28 @@ def index(
     source: Annotated[Path, typer.Argument(help="folder with the three archives, or an extracted train/ and val/")],
     out: Annotated[Path, typer.Option(help="Parquet file to write")],
     workers: Annotated[int | None, typer.Option(help="threads that read headers; default four a core", min=1)] = None,
+    resplit: Annotated[
+        str | None,
+        typer.Option(metavar="TRAIN:VAL", help="draw new splits of so many images; default the official ones"),
+    ] = None,
+    resplit_seed: Annotated[int, typer.Option(help="seed of that draw", min=0, max=2**32 - 1)] = 0,
     json_: JsonOption = False,
 ) -> None:
     """List every image of ImageNet, with label and place, without unpacking a file."""
     from fourminutes.data.index import build_index
 
-    summary = build_index(source, out, workers=workers)
+    summary = build_index(source, out, workers=workers, resplit=_resplit_plan(resplit, resplit_seed))
     _answer(asdict(summary), json_)
+
+
+def _resplit_plan(counts: str | None, seed: int) -> ResplitPlan | None:
+    """What `--resplit` asks for."""
+    if counts is None:
+        return None
+    match = re.fullmatch("([1-9][0-9]*):([1-9][0-9]*)", counts)
+    if not match:
+        raise UserError(f"--resplit {counts}: is not TRAIN:VAL; give both in images, such as 4000:1500")
+    return ResplitPlan(train=int(match[1]), val=int(match[2]), seed=seed)
 
 
 @data_app.command(epilog="Example: fourminutes data shard index.parquet --split train --shard 3 --of 64 --out data/x")
@@ -205,6 +222,14 @@ def train(plan: PlanOption, run: Annotated[str, typer.Option(help="name of the r
     from fourminutes.train import train as train_run
 
     train_run(load_plan(plan), run)
+
+
+@app.command(epilog="Example: fourminutes sweep --plan config/plans/proxy.yaml --sweep lars-800")
+def sweep(plan: PlanOption, sweep: Annotated[str, typer.Option(help="name of the sweep in the plan")]) -> None:
+    """Tune one sweep of the plan and measure its best value; goes on after the last finished trial."""
+    from fourminutes.train import run_sweep
+
+    run_sweep(load_plan(plan), sweep)
 
 
 @app.command(

@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from training import MIDDLE, STEPS, Bench, assert_whole, launch, made_bench, record_of, signal_after_step
 
-from fourminutes.cli import main
-from fourminutes.data.index import build_index
 from fourminutes.data.loader import Batch
-from fourminutes.data.manifest import make_manifest
-from fourminutes.data.shard import make_shard
-from fourminutes.data.synthetic import synthesize
 from fourminutes.errors import Interrupted, RunFailed, UserError
-from fourminutes.plan import SPLITS, Plan, RunPlan, load_plan
-from fourminutes.record import Manifest, RunRecord, read_record
+from fourminutes.plan import RunPlan
+from fourminutes.record import RunRecord, read_record
 from fourminutes.train import train
-from fourminutes.train.accounting import PARTS, StepClock
-from fourminutes.train.checkpoint import FINAL, SHARED
+from fourminutes.train.accounting import StepClock
+from fourminutes.train.checkpoint import BEST, FINAL, SHARED
 from fourminutes.train.course import Course
-from fourminutes.train.evaluate import batch_sums, evaluate
+from fourminutes.train.evaluate import evaluate, image_scores
 from fourminutes.train.loop import accumulate_gradients
+from fourminutes.train.loss_scale import LossScale
 from fourminutes.train.ranks import Ranks
 from fourminutes.train.run import parameter_checksum
 from fourminutes.train.setup import settle_arithmetic
@@ -43,147 +35,12 @@ from fourminutes.train.setup import settle_arithmetic
 ALONE = Ranks(rank=0, world_size=1, group=None)
 # Commands are this interpreter's, whether or not its environment is activated.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-STEPS = 10  # of every run below: 2 epochs of 5
-MIDDLE = 7  # in the second epoch
-
-DATA: dict[str, Any] = {
-    "dataset": "mini",
-    "source": {"kind": "synthetic", "classes": 4, "train_per_class": 23, "val_per_class": 5, "side_px": 40},
-    "shards": {"train": 3, "val": 2},
-    "max_broken_percent": 20,
-}
-RUN: dict[str, Any] = {
-    "epochs": 2,
-    "label_smoothing": 0.1,
-    "model": {"name": "resnet_small", "image_px": 32, "width": 0.25},
-    "optimizer": {"kind": "lars"},
-    "schedule": {"base_rate": 1.0, "warmup_epochs": 1},
-    "batch": {"global_batch": 16, "per_device": 4},
-    "loader": {"threads": 1, "chunk_images": 8, "shuffle_window_images": 32},
-    "checkpoint": {"every_steps": 3, "keep": 2},
-    # Several buckets, so that their layout matters.
-    "reduce": {"bucket_mib": 0.02},
-}
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A folder with the miniature data set, in which plans are written and run."""
-
-    folder: Path
-    manifest: Manifest
-
-    def plan(self, name: str, **changes: Any) -> Plan:
-        """A plan of one run named `run`, on the bench's data; `changes` are laid over the run's values."""
-        raw = {"name": name, "data": DATA, "runs": {"run": RUN | changes}}
-        path = self.path(name)
-        path.write_text(yaml.safe_dump(raw))
-        plan = load_plan(path)
-        plan.manifest.parent.mkdir(parents=True, exist_ok=True)
-        plan.manifest.write_text(self.manifest.model_dump_json())
-        return plan
-
-    def path(self, name: str) -> Path:
-        return self.folder / f"{name}.yaml"
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory) -> Iterator[Bench]:
-    folder = tmp_path_factory.mktemp("train")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        (folder / "data.yaml").write_text(yaml.safe_dump({"name": "data", "data": DATA}))
-        data = load_plan(folder / "data.yaml").data
-        assert data is not None
-        synthesize(data.source_folder, data.source)
-        index = data.folder / "index.parquet"
-        build_index(data.source_folder, index)
-        for split in SPLITS:
-            of = data.shards.of(split)
-            for shard in range(of):
-                make_shard(
-                    index,
-                    split=split,
-                    shard=shard,
-                    of=of,
-                    out=data.folder,
-                    recipe=data.recipe,
-                    max_broken_percent=data.max_broken_percent,
-                )
-        yield Bench(folder, make_manifest(data.folder, out=folder / "manifest.json", expect=None))
-
-
-@contextmanager
-def signal_after_step(step: int, number: signal.Signals) -> Iterator[None]:
-    """Send this very process a signal after the given optimizer step."""
-    left = iter(range(step - 1, -1, -1))
-
-    def count(*_: object) -> None:
-        if next(left, None) == 0:
-            os.kill(os.getpid(), number)
-
-    handle = register_optimizer_step_post_hook(count)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-# Every process would spend seconds on importing torch and DALI; forked from one that has them, it spends none.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["fourminutes.cli", "fourminutes.train"])
-
-
-def launch(
-    bench: Bench, plan: Plan, *, ranks: tuple[int, ...] = (), step: int = 0, number: signal.Signals = signal.SIGTERM
-) -> tuple[list[int | None], str]:
-    """Run `plan` on its processes; a signal comes to `ranks` after `step`. Gives exit statuses and rank 0's stderr."""
-    path, world_size = bench.path(plan.name), plan.runs["run"].processes
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    signals = [(step, number) if rank in ranks else None for rank in range(world_size)]
-    processes = [
-        PROCESSES.Process(target=one_process, args=(path, torchrun_variables(rank, world_size, port), signals[rank]))
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-        process.kill()
-    return [process.exitcode for process in processes], path.with_suffix(".0.log").read_text()
-
-
-def one_process(path: Path, environ: dict[str, str], stop: tuple[int, signal.Signals] | None) -> None:
-    """What `fourminutes train` is as one of several processes, with its stderr in a file."""
-    os.environ |= environ
-    os.chdir(path.parent)
-    with path.with_suffix(f".{environ['RANK']}.log").open("w") as log:
-        os.dup2(log.fileno(), sys.stderr.fileno())
-    sys.argv = ["fourminutes", "train", "--plan", str(path), "--run", "run"]
-    with signal_after_step(*stop) if stop else nullcontext():
-        main()
-
-
-def torchrun_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-    return {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-
-
-def record_of(plan: Plan) -> RunRecord:
-    return read_record(plan.run_record("run"), RunRecord)
-
-
-def assert_whole(record: RunRecord, manifest: Manifest) -> None:
-    """What holds for every finished run of `RUN`."""
-    train_images, val_images = manifest.splits["train"].samples, manifest.splits["val"].samples
-    assert [epoch.steps for epoch in record.epochs] == [STEPS // 2, STEPS]
-    for epoch in record.epochs:
-        assert epoch.val_images == val_images
-        assert epoch.train_images + epoch.dropped_images == train_images
-        times = epoch.times
-        assert sum(getattr(times, f"{part}_s") for part in PARTS) == pytest.approx(times.total_s)
-        assert min(times.compute_s, times.optimizer_s, times.evaluation_s, times.input_wait_s) > 0
+    with made_bench(tmp_path_factory.mktemp("train")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +63,7 @@ def test_one_process_trains_and_evaluates_every_image_once(bench, undisturbed):
 
 def test_the_final_weights_stay_and_the_checkpoints_go(undisturbed):
     (home,) = Path("work/undisturbed").iterdir()
-    assert [path.name for path in home.iterdir()] == [FINAL]
+    assert {path.name for path in home.iterdir()} == {BEST, FINAL}
     weights = torch.load(home / FINAL, weights_only=True)
     assert parameter_checksum(SimpleNamespace(state_dict=lambda: weights)) == undisturbed.parameter_checksum
 
@@ -255,9 +112,10 @@ def test_another_recipe_does_not_go_on_from_this_ones_checkpoint(bench):
     assert [session.from_step for session in record.sessions] == [0]
 
 
-def test_a_loss_that_is_no_number_ends_the_run(bench):
-    plan = bench.plan("diverged", optimizer={"kind": "sgd"}, schedule={"base_rate": 1e30})
-    with pytest.raises(RunFailed, match=r"diverged: the loss is no finite number by step \d; lower"):
+def test_a_loss_that_stays_no_number_ends_the_run(bench):
+    changes = {"optimizer": {"kind": "sgd"}, "schedule": {"base_rate": 1e30}, "max_skipped_steps": 3}
+    plan = bench.plan("diverged", **changes)
+    with pytest.raises(RunFailed, match=r"diverged: .* no finite numbers by step 1, and skipping 3 steps .*; lower"):
         train(plan, "run")
     assert not plan.run_record("run").exists()
 
@@ -313,13 +171,16 @@ def test_two_processes_by_torchrun_and_a_signal_to_one_of_them(bench):
 
 
 def test_a_diverged_run_leaves_the_last_checkpoint_that_is_sound(bench):
-    """The loss of step 2 is no number, and weights with it; a checkpoint of step 2 would be of no use."""
+    """From step 2 on no loss is a number: checkpoints stop there, and nothing is trained with it."""
     changes = {"optimizer": {"kind": "sgd"}, "schedule": {"base_rate": 1e30}, "checkpoint": {"every_steps": 1}}
-    plan = bench.plan("diverged-2", processes=2, **changes)
+    plan = bench.plan("diverged-2", processes=2, max_skipped_steps=3, **changes)
     statuses, stderr = launch(bench, plan)
     assert statuses == [1, 1]
-    assert "the run diverged: the loss is no finite number by step 2" in stderr
-    assert [home.name for home in Path("work/diverged-2").glob("*/step-*")] == ["step-00000001"]
+    assert "the run diverged: loss or gradients are no finite numbers by step 1" in stderr
+    (home,) = Path("work/diverged-2").glob("*/step-*")
+    assert home.name == "step-00000001"
+    weights = torch.load(home / SHARED, weights_only=True)["model"].values()
+    assert all(bool(weight.isfinite().all()) for weight in weights)
 
 
 def test_four_processes_killed_in_mid_epoch_lose_no_bit(bench):
@@ -330,7 +191,9 @@ def test_four_processes_killed_in_mid_epoch_lose_no_bit(bench):
     assert launch(bench, killed)[0] == [0] * 4
     record = record_of(killed)
     assert_whole(record, bench.manifest)
-    assert record.sessions[-1].from_step == 6
+    # The checkpoint of step 6 may have been under way still.
+    assert record.sessions[-1].from_step in (5, 6)
+    assert record.sessions[-1].note == ""
     assert record.sessions[0].ended == "running"
     assert record.parameter_checksum == record_of(undisturbed).parameter_checksum
 
@@ -348,8 +211,9 @@ def test_fp32_is_never_tf32():
 def parts_of(model: nn.Module, micro_batches: int) -> Any:
     """As much of the parts as the gradient needs."""
     settings = RunPlan.model_validate({"batch": {"global_batch": 8, "per_device": 8 // micro_batches}})
-    with_autocast = torch.autocast("cpu", enabled=False)
-    return SimpleNamespace(settings=settings, network=model, autocast=lambda: with_autocast, without_reduce=nullcontext)
+    return SimpleNamespace(
+        settings=settings, parallel=model, loss_scale=LossScale.of(settings), without_reduce=nullcontext
+    )
 
 
 def test_micro_batches_accumulate_to_the_gradient_of_the_whole_batch():
@@ -363,29 +227,34 @@ def test_micro_batches_accumulate_to_the_gradient_of_the_whole_batch():
         course = Course(StepClock(torch.device("cpu")))
         accumulate_gradients(parts_of(model, micro_batches), course, (Batch(*batch) for batch in batches))
         spent_s = course.clock.spent_s()
-        assert min(spent_s["other"], spent_s["input_wait"], spent_s["compute"]) > 0  # what came before is no wait
+        assert (
+            min(spent_s[part] for part in ("other", "input_wait", "forward", "backward")) > 0
+        )  # what came before is no wait
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     for whole, accumulated in zip(*gradients, strict=True):
         torch.testing.assert_close(whole, accumulated, rtol=1e-5, atol=1e-7)
 
 
-def test_sums_of_a_batch_by_hand():
-    logits = torch.tensor([[9.0, 8, 7, 6, 5, 4], [9.0, 8, 7, 6, 5, 4], [9.0, 8, 7, 6, 5, 4]])
-    loss, top1, top5, count = batch_sums(logits, torch.tensor([0, 4, 5])).tolist()
-    assert (top1, top5, count) == (1, 2, 3)
+def test_scores_of_a_batch_by_hand():
+    logits = torch.tensor([[9.0, 8, 7, 6, 5, 4]] * 3)
+    losses, places = image_scores(logits, torch.tensor([0, 4, 5]))
+    assert places.tolist() == [0, 4, 5]
     log_sum = torch.logsumexp(logits[0].double(), 0).item()
-    assert loss == pytest.approx((log_sum - 9) + (log_sum - 5) + (log_sum - 4))
+    assert losses.tolist() == pytest.approx([log_sum - 9, log_sum - 5, log_sum - 4])
 
 
-def test_top5_of_fewer_classes_takes_all_of_them():
-    assert batch_sums(torch.eye(3), torch.tensor([1, 2, 0])).tolist()[1:] == [0, 3, 3]
+def test_of_equal_logits_the_lower_class_comes_first_and_no_number_comes_last():
+    logits = torch.tensor([[1.0, 1, 1], [1, 1, 1], [0, torch.nan, 0]])
+    assert image_scores(logits, torch.tensor([0, 2, 0]))[1].tolist() == [0, 2, 3]
 
 
 def test_evaluation_passes_over_empty_batches_and_refuses_a_wrong_count():
     empty = Batch(torch.zeros(0, 3, 1, 1), torch.zeros(0, dtype=torch.int64))
     batches = [Batch(torch.zeros(2, 3, 1, 1), torch.tensor([0, 1])), empty]
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
-    precision = torch.autocast("cpu", enabled=False)
-    assert evaluate(model, batches, ALONE, expected=2, autocast=precision).images == 2
+    evaluation = evaluate(model, batches, ALONE, expected=2)
+    assert evaluation.images == len(evaluation.hits) == 2
+    assert evaluation.top1_percent == 50  # one of two labels, whichever the model prefers
+    assert evaluation.top5_percent == 100  # of two classes, both are among the first five
     with pytest.raises(RunFailed, match="2 images were seen where the manifest has 3"):
-        evaluate(model, batches, ALONE, expected=3, autocast=precision)
+        evaluate(model, batches, ALONE, expected=3)

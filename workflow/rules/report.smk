@@ -14,6 +14,7 @@ rule report:
     input:
         MANIFEST,
         RUN_RECORDS,
+        SWEEP_RECORDS,
         COMM_RECORD,
         SCALE_RECORD,
         DRAWN_FROM,
@@ -46,6 +47,9 @@ rule report:
         descriptions=[
             PLAN.description,
             *(run.description for run in PLAN.runs.values()),
+            *(sweep.description for sweep in PLAN.sweeps.values()),
         ],
+        # A changed margin or comparison judges again, and makes no trial.
+        claims=[claim.model_dump_json() for claim in PLAN.claims.values()],
     shell:
         "fourminutes report --plan {params.plan:q} > /dev/null 2> >(log_to {log:q})"

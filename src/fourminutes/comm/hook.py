@@ -55,6 +55,18 @@ class ReduceState:
         self.topology = topology
         self.settings = settings
         self._lane: _Lane | None = None
+        self._sizes: dict[int, int] = {}
+
+    @property
+    def layout(self) -> list[int]:
+        """Elements of every bucket of the last backward pass, in the order of their reduction."""
+        return [self._sizes[number] for number in sorted(self._sizes)]
+
+    def note(self, number: int, elements: int) -> None:
+        """Bucket `number` of this backward pass has so many `elements`."""
+        if number == 0:
+            self._sizes.clear()
+        self._sizes[number] = elements
 
     def average(self, buffer: Tensor) -> Tensor:
         """Replace `buffer`, flat, fp32 or half, by its mean over all ranks, and return it.
@@ -97,6 +109,7 @@ def reduce_hook(
     bucket: distributed.GradBucket,  # type: ignore[name-defined]  # torch's stubs don't export it
 ) -> torch.futures.Future[Tensor]:
     """Average DDP's `bucket` over all ranks as `state` says; for `DistributedDataParallel.register_comm_hook`."""
+    state.note(bucket.index(), bucket.buffer().numel())
     return state.submit(bucket.buffer(), is_last=bucket.is_last())
 
 

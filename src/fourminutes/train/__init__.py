@@ -1,5 +1,6 @@
-"""Training one run of a plan, on one process a device."""
+"""Training the runs and the sweeps of a plan, on one process a device."""
 
 from fourminutes.train.run import train
+from fourminutes.train.sweep import run_sweep
 
-__all__ = ["train"]
+__all__ = ["run_sweep", "train"]

@@ -10,7 +10,7 @@ import torch
 
 from fourminutes.record import StepTimes
 
-Part = Literal["input_wait", "compute", "exposed_reduce", "optimizer", "evaluation", "checkpoint", "other"]
+Part = Literal["input_wait", "forward", "backward", "exposed_reduce", "optimizer", "evaluation", "checkpoint", "other"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 _Mark = float | torch.cuda.Event

@@ -21,21 +21,36 @@ class Course:
 
     Attributes:
         clock: where the epoch's time went so far.
-        step: optimizer steps done since the start of the run.
-        loss_sum: sum of this rank's losses over the steps of the epoch under way.
+        batch: global batches trained on since the start of the run.
+        step: optimizer steps done; an overflow skips a step, and the schedule waits for it.
+        losses: this rank's losses in the epoch under way, but those that are no finite numbers.
+        skipped: steps skipped in the epoch under way.
+        flushed: share of the last measured step's updates that half precision flushed to zero, 0 to 1.
         epochs: finished epochs.
+        hits: what the last evaluation said of every validation image; of this session only.
         earlier: sessions before this one.
         from_step: step at which this session began.
+        note: what was not as in an undisturbed run in this session.
     """
 
     clock: StepClock
+    batch: int = 0
     step: int = 0
-    loss_sum: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    skipped: int = 0
+    flushed: float | None = None
     epochs: list[Epoch] = field(default_factory=list)
+    hits: tuple[bool, ...] = ()
     earlier: tuple[Session, ...] = ()
     from_step: int = 0
+    note: str = ""
     started: str = field(default_factory=utc_now)
     _started_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def last_is_best(self) -> bool:
+        """Whether no epoch before the last finished one had a higher top-1 accuracy."""
+        return bool(self.epochs) and self.epochs[-1].top1_percent >= max(epoch.top1_percent for epoch in self.epochs)
 
     def sessions(self, ended: str) -> tuple[Session, ...]:
         """All sessions, this one as ended in the given way."""
@@ -44,6 +59,7 @@ class Course:
                 "started": self.started,
                 "from_step": self.from_step,
                 "to_step": self.step,
+                "note": self.note,
                 "wall_s": time.monotonic() - self._started_s,
                 "ended": ended,
             }
@@ -56,7 +72,10 @@ def shared_state(parts: Parts, course: Course, *, ended: str) -> State:
     return {
         "model": parts.model.state_dict(),
         "optimizer": parts.optimizer.state_dict(),
+        "loss_scale": parts.loss_scale.state(),
+        "batch": course.batch,
         "step": course.step,
+        "skipped": course.skipped,
         "epochs": _dumped(course.epochs),
         "sessions": _dumped(course.sessions(ended)),
         "spent_s": dict(course.clock.spent_s()),
@@ -67,10 +86,11 @@ def own_state(parts: Parts, course: Course) -> State:
     """What a checkpoint holds of this rank alone."""
     return {
         "loader": parts.training.state().to_dict(),
+        "buckets": _bucket_layout(parts),
         "buffers": dict(parts.model.named_buffers()),
         "cpu_random": torch.get_rng_state(),
         "cuda_random": torch.cuda.get_rng_state(parts.device) if parts.device.type == "cuda" else None,
-        "loss_sum": course.loss_sum,
+        "losses": list(course.losses),
     }
 
 
@@ -80,21 +100,47 @@ def begin(parts: Parts) -> Course:
 
 
 def resume(parts: Parts, saved: Saved) -> Course:
-    """Bring model, optimizer and random states to where `saved` has them; the loader was made from it."""
+    """Bring model, optimizer and random states to where `saved` has them; the loader was made from it.
+
+    A checkpoint of another number of processes has no part of this rank's own: it is at an epoch's end, where all
+    ranks' statistics are the same, and random states begin anew.
+    """
     shared, own = saved.shared, saved.own
-    parts.model.load_state_dict(shared["model"] | own["buffers"])
+    parts.model.load_state_dict(shared["model"] | (own["buffers"] if own else {}))
     parts.optimizer.load_state_dict(shared["optimizer"])
-    torch.set_rng_state(own["cpu_random"])
-    if own["cuda_random"] is not None:
-        torch.cuda.set_rng_state(own["cuda_random"], parts.device)
+    parts.loss_scale.restore(shared["loss_scale"])
+    if own is not None:
+        torch.set_rng_state(own["cpu_random"])
+        if own["cuda_random"] is not None:
+            torch.cuda.set_rng_state(own["cuda_random"], parts.device)
     return Course(
         StepClock(parts.device, shared["spent_s"]),
+        batch=shared["batch"],
         step=shared["step"],
-        loss_sum=own["loss_sum"],
+        skipped=shared["skipped"],
+        losses=list(own["losses"]) if own else [],
         epochs=[Epoch.model_validate(epoch) for epoch in shared["epochs"]],
         earlier=tuple(Session.model_validate(session) for session in shared["sessions"]),
         from_step=shared["step"],
+        note=_what_differs(parts, saved),
     )
+
+
+def _what_differs(parts: Parts, saved: Saved) -> str:
+    """What keeps the run from going on bit for bit; nothing as a rule."""
+    if saved.own is None:
+        return (
+            f"begun by {saved.world_size} processes, gone on with by {parts.ranks.world_size} "
+            f"from the start of epoch {len(saved.shared['epochs']) + 1}"
+        )
+    if saved.own["buckets"] != _bucket_layout(parts):
+        return "gradients are summed in other buckets than before: the last bits may differ from an undisturbed run's"
+    return ""
+
+
+def _bucket_layout(parts: Parts) -> list[int]:
+    """Elements of every bucket, in the order of the reduction."""
+    return parts.reduce_state.layout if parts.reduce_state is not None else []
 
 
 def _dumped(records: Iterable[Epoch | Session]) -> list[dict[str, Any]]:

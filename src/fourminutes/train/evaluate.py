@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +13,6 @@ from fourminutes.data.loader import Batch
 from fourminutes.errors import RunFailed
 from fourminutes.train.ranks import Ranks
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -25,46 +22,48 @@ class Evaluation:
     top1_percent: float
     top5_percent: float
     images: int
+    hits: tuple[bool, ...]
+    """For every image, in the shards' order, whether its class came first."""
 
 
-def evaluate(
-    model: nn.Module, batches: Iterable[Batch], ranks: Ranks, *, expected: int, autocast: AbstractContextManager[object]
-) -> Evaluation:
-    """Evaluate `model` (not its DDP wrapper) on this rank's `batches`, summed over all ranks in float64.
+def evaluate(network: nn.Module, batches: Iterable[Batch], ranks: Ranks, *, expected: int) -> Evaluation:
+    """Evaluate `network` (not its DDP wrapper) on this rank's `batches`, summed over all ranks in float64.
 
-    Ranks may have different numbers of batches, also empty ones, so nothing is communicated between them.
+    Ranks may have different numbers of batches, also none, so nothing is communicated between them. The shards' order
+    is that of the ranks' shares, one after another.
 
     Raises:
         RunFailed: the number of images evaluated by all ranks is not `expected`.
     """
-    was_training = model.training
-    model.eval()
-    sums = torch.zeros(4, dtype=torch.float64)
-    with torch.inference_mode(), autocast:
-        for batch in batches:
-            if len(batch.labels):
-                sums += batch_sums(model(batch.images), batch.labels).cpu()
-    model.train(was_training)
+    was_training = network.training
+    network.eval()
+    losses, places = _scores(network, batches)
+    network.train(was_training)
+    hits = tuple(hit for own in ranks.gather((places == 0).tolist()) for hit in own)
+    sums = torch.tensor([losses.sum(), (places == 0).sum(), (places < 5).sum(), len(places)], dtype=torch.float64)
     loss, top1, top5, count = ranks.sum(sums).tolist()
     if count != expected:
         raise RunFailed(f"evaluation: {count:.0f} images were seen where the manifest has {expected}")
-    return Evaluation(loss / count, 100 * top1 / count, 100 * top5 / count, int(count))
+    return Evaluation(loss / count, 100 * top1 / count, 100 * top5 / count, int(count), hits)
 
 
-def batch_sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sums over one batch: (cross-entropy, top-1 hits, top-5 hits, images), float64, shape (4,).
+def image_scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Each image's cross-entropy in nats (float64), and the place of its class among the logits, 0 the first (int64).
 
-    `logits` has shape (images, classes), `labels` (images,) int64. With fewer than five classes every image is a
-    top-5 hit.
+    `logits` has shape (images, classes), `labels` (images,) int64; both results have shape (images,). Where logits are
+    equal, the lower class comes first; where one is no number, its image's class comes last.
     """
-    loss = functional.cross_entropy(logits.double(), labels, reduction="sum")
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hits = best == labels[:, None]
-    top1, top5 = hits[:, 0].sum(), hits.sum()
-    return torch.stack([loss, top1.double(), top5.double(), torch.full_like(loss, len(labels))])
+    losses = functional.cross_entropy(logits.double(), labels, reduction="none")
+    own = logits.gather(1, labels[:, None])
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    ahead = (logits > own) | ((logits == own) & (classes < labels[:, None])) | logits.isnan().any(dim=1, keepdim=True)
+    return losses, ahead.sum(dim=1)
 
 
-def average_running_statistics(model: nn.Module, ranks: Ranks) -> None:
-    """Replace batch norm's running means and variances by their means over all ranks: all evaluate one model."""
-    norms = [module for module in model.modules() if isinstance(module, _BATCH_NORMS)]
-    ranks.average_(buffer for norm in norms for buffer in norm.buffers())
+def _scores(network: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """As `image_scores`, of all images, on the CPU."""
+    scores = [(torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.int64))]
+    with torch.inference_mode():
+        scores += [image_scores(network(batch.images), batch.labels) for batch in batches if len(batch.labels)]
+    losses, places = (torch.cat([part.cpu() for part in parts]) for parts in zip(*scores, strict=True))
+    return losses, places

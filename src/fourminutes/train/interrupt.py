@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 from types import FrameType
 
 import torch
@@ -14,14 +13,6 @@ import torch.distributed as dist
 from fourminutes.train.ranks import Ranks
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-
-class Notice(IntEnum):
-    """What a rank has to say after a step; the gravest one counts."""
-
-    NONE = 0
-    STOP = 1
-    DIVERGED = 2
 
 
 @contextmanager
@@ -40,8 +31,8 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-class NoticeBoard:
-    """Agrees on the gravest notice of any rank.
+class StopBoard:
+    """Agrees on whether any rank was asked to stop.
 
     With several ranks the answer is that of the step before: the exchange runs behind a step's computing, where it
     costs nothing, and every rank still hears the same after the same step. Only before something durable is written
@@ -53,22 +44,22 @@ class NoticeBoard:
         self._flag = torch.zeros(1, dtype=torch.int32)
         self._work: dist.Work | None = None
 
-    def exchange(self, notice: Notice, *, is_durable: bool) -> Notice:
-        """Post this step's `notice`; returns the gravest one that is known to all ranks.
+    def exchange(self, asked: bool, *, is_durable: bool) -> bool:
+        """Post whether this rank was `asked` to stop; returns whether any is known to have been.
 
-        This step's notices are among them where the step `is_durable` (the same on all ranks), or is to be the last.
+        This step's answers are among them where the step `is_durable` (the same on all ranks), or is to be the last.
         """
         if self._ranks.group is None:
-            return notice
+            return asked
         heard = self._settle()
-        self._flag = torch.tensor([notice], dtype=torch.int32)
+        self._flag = torch.tensor([asked], dtype=torch.int32)
         self._work = dist.all_reduce(self._flag, op=dist.ReduceOp.MAX, group=self._ranks.group, async_op=True)
-        return max(heard, self._settle()) if is_durable or heard is not Notice.NONE else heard
+        return (self._settle() or heard) if is_durable or heard else False
 
-    def _settle(self) -> Notice:
+    def _settle(self) -> bool:
         """Wait for the exchange under way; returns what it brought."""
         if self._work is None:
-            return Notice.NONE
+            return False
         self._work.wait()
         self._work = None
-        return Notice(int(self._flag))
+        return bool(self._flag)

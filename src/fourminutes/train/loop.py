@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,58 +12,89 @@ from torch.nn import functional
 
 from fourminutes.data.loader import Batch
 from fourminutes.errors import Interrupted, RunFailed
-from fourminutes.optim import set_rate, step_rate
+from fourminutes.optim import flushed_share, set_rate, step_rate
 from fourminutes.record import Epoch
-from fourminutes.train.checkpoint import save
+from fourminutes.train.batchnorm import average_running_statistics, recalibrate
 from fourminutes.train.course import Course, own_state, shared_state
-from fourminutes.train.display import Display
-from fourminutes.train.evaluate import Evaluation, average_running_statistics, evaluate
-from fourminutes.train.interrupt import Notice, NoticeBoard
+from fourminutes.train.evaluate import Evaluation, evaluate
+from fourminutes.train.interrupt import StopBoard
+from fourminutes.train.listen import Listener, StepNews
+from fourminutes.train.precision import stores_half, uses_loss_scale
 from fourminutes.train.setup import Parts
+from fourminutes.train.writer import CheckpointWriter
 
 
 def train_epochs(
-    parts: Parts, course: Course, display: Display, *, checkpoints: Path, asked_to_stop: Callable[[], bool]
+    parts: Parts,
+    course: Course,
+    listener: Listener,
+    writer: CheckpointWriter | None,
+    *,
+    asked_to_stop: Callable[[], bool],
 ) -> None:
     """Train from where `course` is to the last epoch's end, with an evaluation after each epoch.
 
     Raises:
-        Interrupted: a rank was asked to stop; everything is saved.
-        RunFailed: the loss is no number any more.
+        Interrupted: a rank was asked to stop; everything is saved, where there is a `writer`.
+        RunFailed: gradients stay no finite numbers.
     """
-    board = NoticeBoard(parts.ranks)
-    for epoch in range(course.step // parts.steps_per_epoch, parts.settings.epochs):
+    board = StopBoard(parts.ranks)
+    for epoch in range(course.batch // parts.steps_per_epoch, parts.settings.epochs):
+        listener.epoch_begins(epoch + 1)
         batches = parts.training.epoch()
-        last_step = (epoch + 1) * parts.steps_per_epoch
-        while course.step < last_step:
-            loss = take_step(parts, course, batches)
-            display.advance(loss)
-            is_durable = course.step == last_step or _is_due(parts, course)
-            heard = board.exchange(_notice(loss, asked_to_stop), is_durable=is_durable)
-            if heard is Notice.DIVERGED:
-                raise _diverged(course)
-            if course.step == last_step:
-                course.epochs.append(_close_epoch(parts, course, batches))
-                display.epoch(course.epochs[-1])
-            keep_safe(parts, course, checkpoints, stop=heard is Notice.STOP)
+        last_batch = (epoch + 1) * parts.steps_per_epoch
+        while course.batch < last_batch:
+            listener.step(take_step(parts, course, batches))
+            at_epoch_end = course.batch == last_batch
+            is_durable = at_epoch_end or _is_due(parts, course)
+            stop = board.exchange(asked_to_stop(), is_durable=is_durable)
+            if at_epoch_end:
+                course.epochs.append(_close_epoch(parts, course, listener, batches))
+                listener.epoch_ends(course.epochs[-1])
+            if course.batch < parts.total_steps and (stop or (is_durable and not parts.loss_scale.consecutive_skips)):
+                _keep_safe(parts, course, writer, at_epoch_end=at_epoch_end, stop=stop)
 
 
-def take_step(parts: Parts, course: Course, batches: Iterator[Batch]) -> float:
-    """One optimizer step on one global batch; returns this rank's mean loss over its share of it."""
-    set_rate(parts.optimizer, current_rate(parts, course.step + 1))
+def take_step(parts: Parts, course: Course, batches: Iterator[Batch]) -> StepNews:
+    """One optimizer step on one global batch; the news holds this rank's mean loss over its share of it.
+
+    Where the averaged gradient holds anything but finite numbers the step is skipped. Every rank has the same bits of
+    it, so all skip together, and nothing but the loss scale remembers: weights, momentum, batch norm's statistics and
+    the place in the schedule are as they were.
+
+    Raises:
+        RunFailed: that many steps in a row were skipped.
+    """
+    rate = current_rate(parts, course.step + 1)
+    statistics = _running_statistics(parts)
+    before = [buffer.clone() for buffer in statistics]
     loss = accumulate_gradients(parts, course, batches)
-    parts.optimizer.step()
+    finite = parts.loss_scale.unscale_([weight.grad for weight in parts.weights if weight.grad is not None])
+    course.batch += 1
+    if math.isfinite(loss):
+        course.losses.append(loss)
+    if finite:
+        set_rate(parts.optimizer, rate)
+        if stores_half(parts.settings.precision) and course.batch % parts.steps_per_epoch == 0:
+            course.flushed = flushed_share(parts.optimizer)
+        parts.optimizer.step()
+        course.step += 1
+    else:
+        torch._foreach_copy_(statistics, before)
+        course.skipped += 1
+    parts.loss_scale.update(finite)
     parts.optimizer.zero_grad(set_to_none=True)
     course.clock.lap("optimizer")
-    course.step += 1
-    course.loss_sum += loss
-    return loss
+    if parts.loss_scale.consecutive_skips >= parts.settings.max_skipped_steps:
+        raise _diverged(parts, course)
+    return StepNews(course.step, course.batch, loss, rate, loss_scale(parts), skipped=not finite)
 
 
 def accumulate_gradients(parts: Parts, course: Course, batches: Iterator[Batch]) -> float:
-    """Leave the gradient of the mean loss over the global batch in `.grad` (fp32), on every rank the same.
+    """Leave the gradient of the scaled mean loss over the global batch in `.grad`, on every rank the same.
 
-    With K micro-batches each loss is divided by K, and only the last one's backward pass averages over the ranks.
+    With K micro-batches each loss is divided by K, gradients add up in the parameters' number format (fp32 but in
+    half-lars), and only the last one's backward pass averages over the ranks. Returns the mean loss, unscaled.
     """
     micro_batches = parts.settings.micro_batches
     losses: list[Tensor] = []
@@ -75,39 +105,60 @@ def accumulate_gradients(parts: Parts, course: Course, batches: Iterator[Batch])
         course.clock.lap("input_wait")
         with nullcontext() if number == micro_batches - 1 else parts.without_reduce():
             loss = batch_loss(parts, batch) / micro_batches
-            loss.backward()  # type: ignore[no-untyped-call]
+            course.clock.lap("forward")
+            parts.loss_scale.scaled(loss).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
-        course.clock.lap("compute")
+        course.clock.lap("backward")
     return float(torch.stack(losses).sum())
 
 
 def batch_loss(parts: Parts, batch: Batch) -> Tensor:
     """Cross-entropy with label smoothing, in nats, the mean over the batch: a scalar in fp32."""
-    with parts.autocast():
-        logits = parts.network(batch.images)
-    return functional.cross_entropy(logits.float(), batch.labels, label_smoothing=parts.settings.label_smoothing)
+    logits = parts.parallel(batch.images)
+    return functional.cross_entropy(logits, batch.labels, label_smoothing=parts.settings.label_smoothing)
 
 
 def current_rate(parts: Parts, step: int) -> float:
     """The rate of step number `step`, counted from 1."""
     settings = parts.settings
-    return step_rate(settings.schedule, step, steps_per_epoch=parts.steps_per_epoch, epochs=settings.epochs)
+    return step_rate(settings.rates, step, steps_per_epoch=parts.steps_per_epoch, epochs=settings.epochs)
 
 
-def keep_safe(parts: Parts, course: Course, checkpoints: Path, *, stop: bool) -> None:
-    """Save a checkpoint where one is due, or where the run is to stop, and stop there.
+def loss_scale(parts: Parts) -> float | None:
+    """The factor on the loss, where the precision has one."""
+    return parts.loss_scale.value if uses_loss_scale(parts.settings.precision) else None
+
+
+def _running_statistics(parts: Parts) -> list[Tensor]:
+    """Batch norm's running means and variances, which a forward pass changes."""
+    return [buffer for buffer in parts.model.buffers() if buffer.is_floating_point()]
+
+
+def _keep_safe(
+    parts: Parts, course: Course, writer: CheckpointWriter | None, *, at_epoch_end: bool, stop: bool
+) -> None:
+    """Save a checkpoint, if there is a `writer`, and stop there if that was asked for.
+
+    Not to be called where a step was just skipped, but to stop: should the run never recover, the last checkpoint is
+    from before.
 
     Raises:
-        Interrupted: on `stop`, unless the last step is done anyway.
+        Interrupted: on `stop`.
+        RunFailed: the weights are no finite numbers any more; the checkpoints before are left as they are.
     """
-    if course.step == parts.total_steps or not (stop or _is_due(parts, course)):
-        return
     course.clock.lap("other")
-    book_exposed_reduce(parts, course)
-    shared = shared_state(parts, course, ended="interrupted" if stop else "running")
-    own = own_state(parts, course)
-    keep = parts.settings.checkpoint.keep
-    save(checkpoints, course.step, shared=shared, own=own, ranks=parts.ranks, keep=keep)
+    if writer is not None:
+        _require_finite_weights(parts, course)
+        book_exposed_reduce(parts, course)
+        writer.save(
+            course.batch,
+            shared=shared_state(parts, course, ended="interrupted" if stop else "running"),
+            own=own_state(parts, course),
+            at_epoch_end=at_epoch_end,
+            is_best=at_epoch_end and parts.settings.checkpoint.keep_best and course.last_is_best,
+        )
+    if stop and writer is not None:
+        writer.wait()
     course.clock.lap("checkpoint")
     if stop:
         raise Interrupted(f"interrupted; checkpoint at step {course.step}; run the same command to go on")
@@ -116,18 +167,22 @@ def keep_safe(parts: Parts, course: Course, checkpoints: Path, *, stop: bool) ->
 def book_exposed_reduce(parts: Parts, course: Course) -> None:
     """Take the wait for gradients out of the time of the backward passes, where it was measured."""
     if parts.reduce_state is not None:
-        course.clock.move(parts.reduce_state.take_exposed_s(), "compute", "exposed_reduce")
+        course.clock.move(parts.reduce_state.take_exposed_s(), "backward", "exposed_reduce")
 
 
-def _close_epoch(parts: Parts, course: Course, batches: Iterator[Batch]) -> Epoch:
+def _close_epoch(parts: Parts, course: Course, listener: Listener, batches: Iterator[Batch]) -> Epoch:
     """Pass over the remainder that fills no global batch, evaluate, and sum the epoch up."""
     for _ in batches:
         pass
     course.clock.lap("other")
-    average_running_statistics(parts.model, parts.ranks)
-    evaluation = evaluate(
-        parts.model, parts.validation.epoch(), parts.ranks, expected=parts.val_images, autocast=parts.autocast()
-    )
+    epoch = len(course.epochs) + 1
+    listener.evaluation_begins(epoch)
+    if parts.settings.evaluation.recalibration_images:
+        recalibrate(parts.network, parts.model, parts.input.recalibration(epoch), parts.ranks)
+    else:
+        average_running_statistics(parts.model, parts.ranks)
+    evaluation = evaluate(parts.network, parts.validation.epoch(), parts.ranks, expected=parts.val_images)
+    course.hits = evaluation.hits
     course.clock.lap("evaluation")
     return _summed_up(parts, course, evaluation)
 
@@ -136,15 +191,20 @@ def _summed_up(parts: Parts, course: Course, evaluation: Evaluation) -> Epoch:
     book_exposed_reduce(parts, course)
     times = course.clock.take()
     images = parts.steps_per_epoch * parts.settings.batch.global_batch
-    loss_sum = float(parts.ranks.sum(torch.tensor(course.loss_sum, dtype=torch.float64)))
-    course.loss_sum = 0.0
-    return Epoch(
+    losses = torch.tensor([sum(course.losses), len(course.losses)], dtype=torch.float64)
+    loss_sum, loss_count = parts.ranks.sum(losses).tolist()
+    if not loss_count:
+        raise _diverged(parts, course)
+    summed_up = Epoch(
         epoch=len(course.epochs) + 1,
         steps=course.step,
-        train_loss=loss_sum / parts.ranks.world_size / parts.steps_per_epoch,
+        train_loss=loss_sum / loss_count,
         train_images=images,
         dropped_images=parts.train_images - images,
-        rate=current_rate(parts, course.step),
+        skipped_steps=course.skipped,
+        loss_scale=loss_scale(parts),
+        flushed_percent=None if course.flushed is None else 100 * course.flushed,
+        rate=current_rate(parts, max(course.step, 1)),
         val_loss=evaluation.loss,
         top1_percent=evaluation.top1_percent,
         top5_percent=evaluation.top5_percent,
@@ -152,20 +212,24 @@ def _summed_up(parts: Parts, course: Course, evaluation: Evaluation) -> Epoch:
         images_per_s=images / (times.total_s - times.evaluation_s - times.checkpoint_s),
         times=times,
     )
+    course.losses, course.skipped = [], 0
+    return summed_up
 
 
 def _is_due(parts: Parts, course: Course) -> bool:
-    return course.step % parts.settings.checkpoint.every_steps == 0
+    return course.batch % parts.settings.checkpoint.every_steps == 0
 
 
-def _notice(loss: float, asked_to_stop: Callable[[], bool]) -> Notice:
-    if not math.isfinite(loss):
-        return Notice.DIVERGED
-    return Notice.STOP if asked_to_stop() else Notice.NONE
+def _require_finite_weights(parts: Parts, course: Course) -> None:
+    if not all(bool(weight.isfinite().all()) for weight in parts.weights):
+        raise _diverged(parts, course)
 
 
-def _diverged(course: Course) -> RunFailed:
+def _diverged(parts: Parts, course: Course) -> RunFailed:
+    way_out = "lower schedule.base_rate or lengthen schedule.warmup_epochs"
+    if (scale := loss_scale(parts)) is not None:
+        way_out += f", or lower loss_scale.initial (the scale is {scale:g})"
     return RunFailed(
-        f"the run diverged: the loss is no finite number by step {course.step}; lower schedule.base_rate or lengthen "
-        "schedule.warmup_epochs"
+        f"the run diverged: loss or gradients are no finite numbers by step {course.step}, and skipping "
+        f"{parts.loss_scale.consecutive_skips} steps in a row did not help; {way_out}; what was saved before is intact"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fourminutes.comm.launch import Launch
+from fourminutes.comm.launch import TIMEOUT_S, Launch
+from fourminutes.errors import UserError
 
 Value = TypeVar("Value")
 
@@ -27,14 +28,20 @@ class Ranks:
     rank: int
     world_size: int
     group: dist.ProcessGroup | None
+    timeout_s: float = TIMEOUT_S
 
     @classmethod
     def of(cls, launch: Launch, *, timeout_s: float) -> Ranks:
         """The ranks of a launch, inside `process_group`; a rank that says nothing for `timeout_s` seconds is lost."""
-        if launch.world_size == 1:
-            return cls(launch.rank, 1, None)
-        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
-        return cls(launch.rank, launch.world_size, group)
+        group = _gloo_group(timeout_s) if launch.world_size > 1 else None
+        return cls(launch.rank, launch.world_size, group, timeout_s)
+
+    def twin(self) -> Ranks:
+        """The same ranks in another group, for another thread: in one group all would have to talk in one order.
+
+        To be called by all ranks.
+        """
+        return replace(self, group=_gloo_group(self.timeout_s)) if self.group is not None else self
 
     @property
     def is_first(self) -> bool:
@@ -56,6 +63,19 @@ class Ranks:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
+    def agreed(self, outcome: Value | UserError) -> list[Value]:
+        """Every rank's outcome, in rank order, where all went well.
+
+        Raises:
+            UserError: it went wrong on some rank; the first one's, raised on all of them.
+        """
+        values: list[Value] = []
+        for each in self.gather(outcome):
+            if isinstance(each, UserError):
+                raise each
+            values.append(each)
+        return values
+
     def first(self, value: Value) -> Value:
         """Rank 0's value, on every rank."""
         if self.group is None:
@@ -74,3 +94,8 @@ class Ranks:
         mean = self.sum(flat) / self.world_size
         for tensor, part in zip(floating, torch.split(mean, [tensor.numel() for tensor in floating]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+
+def _gloo_group(timeout_s: float) -> dist.ProcessGroup:
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    return group

@@ -10,22 +10,27 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fourminutes.comm.launch import Launch, process_group, resolve_launch
+from fourminutes.comm.launch import Launch, device_of, process_group, resolve_launch
 from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.data.loader import LoaderState, LoaderStateMismatch
-from fourminutes.errors import UserError
+from fourminutes.errors import RunFailed, UserError
 from fourminutes.plan import DataPlan, Plan, RunPlan, run_of
 from fourminutes.record import Manifest, Placement, RunRecord, provenance, read_record, write_record
-from fourminutes.train.checkpoint import Saved, drop_all, load_newest, save_weights
+from fourminutes.train.checkpoint import BEST, FINAL, Saved, drop_all, load_newest, save_weights
 from fourminutes.train.course import Course, begin, resume
 from fourminutes.train.display import Display
 from fourminutes.train.interrupt import stop_signals
+from fourminutes.train.listen import Listener, Listeners
 from fourminutes.train.loop import train_epochs
+from fourminutes.train.mlperf import MlperfLog
+from fourminutes.train.precision import arithmetic
 from fourminutes.train.ranks import Ranks
-from fourminutes.train.setup import Parts, set_up, settle_buckets
+from fourminutes.train.setup import Input, Parts, Position, set_up, settle_buckets
+from fourminutes.train.tensorboard import tensorboard
+from fourminutes.train.writer import CheckpointWriter
 
 # A rank that says nothing for this long is lost; reading a cold data set or writing a checkpoint may take minutes.
-_LOST_AFTER_S = 1800.0
+LOST_AFTER_S = 1800.0
 
 
 @dataclass(frozen=True)
@@ -41,28 +46,45 @@ class Job:
     @property
     def checkpoints(self) -> Path:
         """The run's own folder; another recipe, or other pictures, never meet its checkpoints."""
-        identity = hashlib.sha256(f"{self.settings.recipe_hash} {self.manifest.dataset_hash}".encode()).hexdigest()
+        identity = hashlib.sha256(f"{self.settings.lineage_hash} {self.manifest.dataset_hash}".encode()).hexdigest()
         return self.plan.work / self.plan.name / f"{self.run}-{identity[:10]}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among the others, found out once for all that it trains."""
+
+    launch: Launch
+    topology: Topology
+    ranks: Ranks
+
+    @classmethod
+    def find(cls, launch: Launch, group_ranks: int | None) -> Place:
+        """To be called by every process, inside `process_group`."""
+        topology = discover(launch, group_ranks, timeout_s=LOST_AFTER_S)
+        return cls(launch, topology, Ranks.of(launch, timeout_s=LOST_AFTER_S))
 
 
 def train(plan: Plan, run: str) -> RunRecord | None:
     """Train the run of that name, or go on with it from its newest checkpoint.
 
     To be called by every process of the launch alike. Rank 0 writes the record to `plan.run_record(run)` and
-    returns it; the others return None. The final weights stay beside where the checkpoints were, as `final.pt`.
+    returns it; the others return None. The final weights stay beside where the checkpoints were, as `final.pt`, and
+    those of the epoch with the highest top-1 accuracy as `best.pt`.
 
     Raises:
         UserError: no such run, the data set is not made, another number of processes than the plan's, a training
             set smaller than the global batch, a folder that cannot be written, a checkpoint that cannot be read.
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came; a checkpoint is written, and the same call goes on from it.
-        RunFailed: the loss is no number any more.
+        RunFailed: loss or gradients are no numbers any more.
     """
-    job = _job(plan, run)
+    data, manifest = data_of(plan)
+    job = Job(plan, run, plan.runs[run_of(plan, run)], data, manifest)
     launch = resolve_launch()
-    _require_processes(job, launch)
+    require_fit(f"run {run!r}", job.settings, manifest, launch)
     torch.set_num_threads(job.settings.threads)
-    with stop_signals() as asked_to_stop, process_group(launch, timeout_s=_LOST_AFTER_S):
-        return _train(job, launch, asked_to_stop)
+    with stop_signals() as asked_to_stop, process_group(launch, timeout_s=LOST_AFTER_S):
+        return _train(job, Place.find(launch, job.settings.reduce.group_ranks), asked_to_stop)
 
 
 def parameter_checksum(model: nn.Module) -> str:
@@ -73,41 +95,119 @@ def parameter_checksum(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _train(job: Job, launch: Launch, asked_to_stop: Callable[[], bool]) -> RunRecord | None:
-    topology = discover(launch, job.settings.reduce.group_ranks, timeout_s=_LOST_AFTER_S)
-    ranks = Ranks.of(launch, timeout_s=_LOST_AFTER_S)
-    saved = load_newest(job.checkpoints, ranks)
-    parts = _parts(job, launch, topology, ranks, saved)
+def data_of(plan: Plan) -> tuple[DataPlan, Manifest]:
+    """The data set of a plan, as made.
+
+    Raises:
+        UserError: the plan has none, or it is not made yet.
+    """
+    if plan.data is None:
+        raise UserError(f"plan {plan.name!r} has no data block; add one that names the pictures")
+    if not plan.manifest.is_file():
+        raise UserError(f"{plan.manifest}: the data set is not made yet; run `snakemake {plan.manifest}` first")
+    return plan.data, read_record(plan.manifest, Manifest)
+
+
+def require_fit(name: str, settings: RunPlan, manifest: Manifest, launch: Launch) -> None:
+    """Make sure that the data and the processes at hand are enough for what `name` asks for.
+
+    Raises:
+        UserError: they are not.
+    """
+    train_images = manifest.splits["train"].samples
+    if train_images < settings.batch.global_batch:
+        raise UserError(
+            f"{name}: batch.global_batch {settings.batch.global_batch} is more than the {train_images} training "
+            "images; choose a smaller one"
+        )
+    wanted = settings.processes
+    if launch.world_size != wanted:
+        raise UserError(
+            f"{name}: its plan asks for {wanted} processes, but {launch.world_size} were started; start it by "
+            f"`fourminutes launch --processes {wanted} -- fourminutes ...`, by torchrun or by srun"
+        )
+
+
+def placed(settings: RunPlan, place: Place, device: torch.device) -> Placement:
+    """Where a training ran and how it computed, as recorded."""
+    return placement(place.launch, place.topology).model_copy(
+        update={
+            "arithmetic": arithmetic(settings.precision, device),
+            "bn_images": settings.batch.per_device * settings.batch.bn_span,
+        }
+    )
+
+
+def _train(job: Job, place: Place, asked_to_stop: Callable[[], bool]) -> RunRecord | None:
+    saved = load_newest(job.checkpoints, place.ranks)
+    parts = _parts(job, place, saved)
     settle_buckets(parts)
     course = resume(parts, saved) if saved else begin(parts)
-    display = Display(
-        job.run,
-        epochs=job.settings.epochs,
-        total_steps=parts.total_steps,
-        step=course.step,
-        global_batch=job.settings.batch.global_batch,
-        enabled=ranks.is_first,
-    )
+    listener = _listeners(job, parts, course) if place.ranks.is_first else Listener()
+    writer = CheckpointWriter(job.checkpoints, place.ranks, keep=job.settings.checkpoint.keep)
     try:
-        train_epochs(parts, course, display, checkpoints=job.checkpoints, asked_to_stop=asked_to_stop)
+        with writer:
+            listener.run_begins()
+            train_epochs(parts, course, listener, writer, asked_to_stop=asked_to_stop)
+        record = _finish(job, parts, course, place) if place.ranks.is_first else None
+        listener.run_ends("success")
+    except RunFailed:
+        listener.run_ends("aborted")
+        raise
     finally:
-        display.close()
-        if parts.reduce_state is not None:
-            parts.reduce_state.close()
-    return _finish(job, parts, course, placement(launch, topology)) if ranks.is_first else None
+        listener.close()
+        parts.close()
+    return record
 
 
-def _parts(job: Job, launch: Launch, topology: Topology, ranks: Ranks, saved: Saved | None) -> Parts:
-    state = LoaderState.from_dict(saved.own["loader"]) if saved else None
+def _parts(job: Job, place: Place, saved: Saved | None) -> Parts:
+    source = Input(job.settings, job.manifest, job.data.folder, place.launch, device_of(place.launch))
     try:
-        return set_up(job.settings, job.manifest, job.data.folder, launch, topology, ranks, state)
+        return set_up(source, place.topology, place.ranks, _position(saved))
     except LoaderStateMismatch as error:
         raise UserError(f"{job.checkpoints}: {error}; remove that folder to start the run anew") from error
 
 
-def _finish(job: Job, parts: Parts, course: Course, where: Placement) -> RunRecord:
+def _position(saved: Saved | None) -> Position:
+    """Where the input goes on: where it stopped, or, for another number of processes, with the next epoch."""
+    if saved is None:
+        return Position()
+    if saved.own is None:
+        return Position(epoch=len(saved.shared["epochs"]))
+    state = LoaderState.from_dict(saved.own["loader"])
+    return Position(epoch=state.first_epoch, state=state)
+
+
+def _listeners(job: Job, parts: Parts, course: Course) -> Listener:
+    """Whoever is told how the run goes; rank 0's alone."""
+    settings = job.settings
+    display = Display(
+        job.run,
+        epochs=settings.epochs,
+        total_steps=parts.total_steps,
+        step=course.batch,
+        global_batch=settings.batch.global_batch,
+        enabled=True,
+        loss_scale=settings.loss_scale.initial,
+    )
+    listeners: list[Listener] = [display]
+    listeners += tensorboard(Path("logs") / job.plan.name / "tensorboard" / job.run, from_step=course.batch)
+    if job.plan.mlperf is not None:
+        log = MlperfLog(
+            job.plan.results / "mlperf" / f"{job.run}.log",
+            settings,
+            job.plan.mlperf,
+            train_images=parts.train_images,
+            val_images=parts.val_images,
+            steps_per_epoch=parts.steps_per_epoch,
+            resumed=course.batch > 0,
+        )
+        listeners.append(log)
+    return Listeners(listeners)
+
+
+def _finish(job: Job, parts: Parts, course: Course, place: Place) -> RunRecord:
     """Keep the final weights, write the record, and only then let go of the checkpoints."""
-    trained = [parameter for parameter in parts.model.parameters() if parameter.requires_grad]
     record = RunRecord(
         plan=job.plan.name,
         run=job.run,
@@ -116,40 +216,17 @@ def _finish(job: Job, parts: Parts, course: Course, where: Placement) -> RunReco
         dataset=job.data.dataset,
         dataset_hash=job.manifest.dataset_hash,
         class_count=len(job.manifest.classes),
-        parameters=sum(parameter.numel() for parameter in trained),
-        gradient_tensors=len(trained),
-        placement=where,
+        parameters=sum(weight.numel() for weight in parts.weights),
+        gradient_tensors=len(parts.weights),
+        placement=placed(job.settings, place, parts.device),
         provenance=provenance(),
         epochs=tuple(course.epochs),
         sessions=course.sessions("finished"),
         parameter_checksum=parameter_checksum(parts.model),
     )
-    save_weights(job.checkpoints, parts.model.state_dict())
+    save_weights(job.checkpoints / FINAL, parts.model.state_dict())
+    if job.settings.checkpoint.keep_best and course.last_is_best:
+        save_weights(job.checkpoints / BEST, parts.model.state_dict())
     write_record(job.plan.run_record(job.run), record)
     drop_all(job.checkpoints)
     return record
-
-
-def _job(plan: Plan, run: str) -> Job:
-    settings = plan.runs[run_of(plan, run)]
-    if plan.data is None:
-        raise UserError(f"plan {plan.name!r} has no data block; add one that names the pictures")
-    if not plan.manifest.is_file():
-        raise UserError(f"{plan.manifest}: the data set is not made yet; run `snakemake {plan.manifest}` first")
-    manifest = read_record(plan.manifest, Manifest)
-    train_images = manifest.splits["train"].samples
-    if train_images < settings.batch.global_batch:
-        raise UserError(
-            f"run {run!r}: batch.global_batch {settings.batch.global_batch} is more than the {train_images} training "
-            "images; choose a smaller one"
-        )
-    return Job(plan, run, settings, plan.data, manifest)
-
-
-def _require_processes(job: Job, launch: Launch) -> None:
-    wanted = job.settings.processes
-    if launch.world_size != wanted:
-        raise UserError(
-            f"run {job.run!r}: its plan asks for {wanted} processes, but {launch.world_size} were started; start it by "
-            f"`fourminutes launch --processes {wanted} -- fourminutes train ...`, by torchrun or by srun"
-        )

@@ -2,42 +2,136 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from fourminutes.comm.hook import ReduceState, reduce_hook
-from fourminutes.comm.launch import Launch, device_of
+from fourminutes.comm.launch import Launch
 from fourminutes.comm.topology import Topology
 from fourminutes.data.loader import Loader, LoaderState, training_loader, validation_loader
 from fourminutes.models import build_model
 from fourminutes.optim import build_optimizer
 from fourminutes.plan import RunPlan
 from fourminutes.record import Manifest
+from fourminutes.train.batchnorm import share_statistics
+from fourminutes.train.loss_scale import LossScale
+from fourminutes.train.precision import in_precision
 from fourminutes.train.ranks import Ranks
+
+_RECALIBRATION_STREAM = 1  # tells the seed of the pictures for recalibration from that of training
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the training's input begins.
+
+    Attributes:
+        epoch: the epoch, from 0, with which a new loader begins.
+        state: a saved loader's state; None begins with the epoch's first batch.
+    """
+
+    epoch: int = 0
+    state: LoaderState | None = None
+
+
+@dataclass(frozen=True)
+class Input:
+    """Where one process gets its pictures from."""
+
+    settings: RunPlan
+    manifest: Manifest
+    folder: Path
+    launch: Launch
+    device: torch.device
+
+    def training(self, position: Position) -> Loader:
+        """The training batches from `position` on."""
+        return training_loader(
+            self.folder,
+            self.manifest,
+            self.settings.loader,
+            **self._share,
+            seed=self.settings.seed,
+            first_epoch=position.epoch,
+            state=position.state,
+        )
+
+    def validation(self) -> Loader:
+        """The validation batches, the same in every epoch."""
+        return validation_loader(self.folder, self.manifest, self.settings.loader, **self._share)
+
+    def recalibration(self, epoch: int) -> Iterator[Tensor]:
+        """Training pictures on which to measure batch norm's statistics anew after `epoch`; all training is as without.
+
+        They come from a loader of their own, so that the training's order of pictures stays as it is.
+        """
+        per_batch = self.settings.batch.per_device * self.launch.world_size
+        batches = -(-self.settings.evaluation.recalibration_images // per_batch)
+        own_seed = np.random.SeedSequence([self.settings.seed, _RECALIBRATION_STREAM]).generate_state(1)[0]
+        loader = replace(self, settings=self.settings.model_copy(update={"seed": int(own_seed)})).training(
+            Position(epoch)
+        )
+        return (batch.images for batch in islice(loader.epoch(), batches))
+
+    @property
+    def _share(self) -> dict[str, Any]:
+        """What of the pictures, and in which form, this process gets."""
+        return {
+            "image_px": self.settings.model.image_px,
+            "batch": self.settings.batch.per_device,
+            "rank": self.launch.rank,
+            "world_size": self.launch.world_size,
+            "device_id": self.device.index,
+        }
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What one process trains with; `network` is `model` itself, or its DDP wrapper where there are several."""
+    """What one process trains with.
+
+    Attributes:
+        model: the bare model, whose parameters the optimizer updates and checkpoints hold.
+        network: `model` as it computes in the run's precision; what is evaluated.
+        parallel: `network`, in DDP where there are several processes; what is trained.
+    """
 
     settings: RunPlan
     ranks: Ranks
     device: torch.device
     model: nn.Module
     network: nn.Module
+    parallel: nn.Module
     reduce_state: ReduceState | None
     optimizer: Optimizer
+    loss_scale: LossScale
+    input: Input
     training: Loader
     validation: Loader
-    train_images: int
-    val_images: int
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The parameters that are trained, in the model's order."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @property
+    def train_images(self) -> int:
+        """Training images in all."""
+        return self.training.samples_per_epoch
+
+    @property
+    def val_images(self) -> int:
+        """Validation images in all."""
+        return self.validation.samples_per_epoch
 
     @property
     def steps_per_epoch(self) -> int:
@@ -50,52 +144,48 @@ class Parts:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Global batches of the whole run, a step each."""
         return self.steps_per_epoch * self.settings.epochs
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """The precision of forward passes: fp32, or bf16 where that is safe; weights and gradients stay fp32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
+    def close(self) -> None:
+        """End the thread that reduces gradients."""
+        if self.reduce_state is not None:
+            self.reduce_state.close()
 
     def without_reduce(self) -> AbstractContextManager[object]:
         """Within this, gradients accumulate on each process alone."""
-        return self.network.no_sync() if isinstance(self.network, DistributedDataParallel) else nullcontext()
+        return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
 
 
-def set_up(
-    settings: RunPlan,
-    manifest: Manifest,
-    folder: Path,
-    launch: Launch,
-    topology: Topology,
-    ranks: Ranks,
-    state: LoaderState | None,
-) -> Parts:
-    """Put the parts together; the loader goes on from `state` where there is one."""
-    device = device_of(launch)
-    seed_everything(settings.seed, launch.rank)
+def set_up(source: Input, topology: Topology, ranks: Ranks, position: Position) -> Parts:
+    """Put the parts together; the loader goes on from `position`."""
+    settings, device, launch = source.settings, source.device, source.launch
+    seed_everything(settings.seed, launch.rank, position.epoch)
     settle_arithmetic()
-    model = build_model(settings.model, len(manifest.classes), seed=settings.seed).to(device)
-    network, reduce_state = _distributed(model, settings, topology)
-    training, validation = _loaders(settings, manifest, folder, launch, device, state)
+    model = build_model(settings.model, len(source.manifest.classes), seed=settings.seed).to(device)
+    model = share_statistics(model, settings.batch.bn_span, launch.rank, launch.world_size)
+    network = in_precision(model, settings.precision, device)
+    parallel, reduce_state = _distributed(network, settings, topology)
     return Parts(
         settings=settings,
         ranks=ranks,
         device=device,
         model=model,
         network=network,
+        parallel=parallel,
         reduce_state=reduce_state,
         optimizer=build_optimizer(model, settings.optimizer),
-        training=training,
-        validation=validation,
-        train_images=manifest.splits["train"].samples,
-        val_images=manifest.splits["val"].samples,
+        loss_scale=LossScale.of(settings),
+        input=source,
+        training=source.training(position),
+        validation=source.validation(),
     )
 
 
-def seed_everything(seed: int, rank: int) -> None:
-    """Seed torch's generators, differently by rank."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]))
+def seed_everything(seed: int, rank: int, epoch: int = 0) -> None:
+    """Seed torch's generators, differently by rank, and by the epoch with which training begins."""
+    words = [seed, rank, epoch] if epoch else [seed, rank]
+    torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
 
 
 def settle_arithmetic() -> None:
@@ -107,48 +197,35 @@ def settle_arithmetic() -> None:
 
 
 def settle_buckets(parts: Parts) -> None:
-    """Let DDP lay out its buckets for good, by one throw-away backward pass.
+    """Let DDP lay out its buckets for good, by throw-away backward passes.
 
     DDP starts with one bucket and lays them out anew after the first backward pass, in the order in which gradients
     became ready. Sums over another layout differ in their last bits, so a run that goes on from a checkpoint would
-    differ from one that was never interrupted. After this pass both have the same layout from their first real step.
+    differ from one that was never interrupted. After this both have the same layout from their first real step: the
+    first pass makes DDP lay them out anew, the second tells `ReduceState` what came of it.
     In evaluation mode, so that neither batch norm's statistics nor the random state move; before the run's clock
     starts, since it is no part of any epoch.
     """
     if parts.reduce_state is None:
         return
     side = parts.settings.model.image_px
-    parts.network.eval()
-    with parts.autocast():
-        logits = parts.network(torch.zeros(2, 3, side, side, device=parts.device))
-    logits.float().sum().backward()
-    parts.optimizer.zero_grad(set_to_none=True)
-    parts.network.train()
+    parts.parallel.eval()
+    for _ in range(2):
+        parts.parallel(torch.zeros(2, 3, side, side, device=parts.device)).sum().backward()
+        parts.optimizer.zero_grad(set_to_none=True)
+    parts.parallel.train()
     parts.reduce_state.take_exposed_s()
 
 
-def _distributed(model: nn.Module, settings: RunPlan, topology: Topology) -> tuple[nn.Module, ReduceState | None]:
-    """The model wrapped so that its gradients are averaged over the processes while the backward pass runs."""
+def _distributed(network: nn.Module, settings: RunPlan, topology: Topology) -> tuple[nn.Module, ReduceState | None]:
+    """The network wrapped so that its gradients are averaged over the processes while the backward pass runs."""
+    trained: nn.Module = torch.compile(network) if settings.compile else network  # type: ignore[assignment]
     if settings.processes == 1:
-        return model, None
-    network = DistributedDataParallel(model, bucket_cap_mb=settings.reduce.bucket_mib, gradient_as_bucket_view=True)
+        return trained, None
+    parallel = DistributedDataParallel(trained, bucket_cap_mb=settings.reduce.bucket_mib, gradient_as_bucket_view=True)
     # Else rank 0's batch norm statistics would overwrite the others' at every step. Set here, since the constructor's
     # argument for it has another name from torch 2.13 on.
-    network.broadcast_buffers = False
+    parallel.broadcast_buffers = False
     state = ReduceState(topology, settings.reduce)
-    network.register_comm_hook(state, reduce_hook)
-    return network, state
-
-
-def _loaders(
-    settings: RunPlan, manifest: Manifest, folder: Path, launch: Launch, device: torch.device, state: LoaderState | None
-) -> tuple[Loader, Loader]:
-    form = {
-        "image_px": settings.model.image_px,
-        "batch": settings.batch.per_device,
-        "rank": launch.rank,
-        "world_size": launch.world_size,
-        "device_id": device.index,
-    }
-    training = training_loader(folder, manifest, settings.loader, **form, seed=settings.seed, state=state)
-    return training, validation_loader(folder, manifest, settings.loader, **form)
+    parallel.register_comm_hook(state, reduce_hook)
+    return parallel, state

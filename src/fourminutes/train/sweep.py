@@ -1,0 +1,226 @@
+"""A sweep: trials of one run, one after another, each in the ledger before the next begins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from fourminutes.comm.launch import device_of, process_group, resolve_launch
+from fourminutes.errors import Interrupted, RunFailed, UserError
+from fourminutes.plan import DataPlan, Plan, RunPlan, SweepPlan, TuningPlan
+from fourminutes.progress import progress
+from fourminutes.record import Manifest, SweepRecord, Trial, provenance, read_record, write_record
+from fourminutes.train.course import Course, begin
+from fourminutes.train.interrupt import stop_signals
+from fourminutes.train.listen import Listener
+from fourminutes.train.loop import train_epochs
+from fourminutes.train.run import LOST_AFTER_S, Place, data_of, placed, require_fit
+from fourminutes.train.search import Want, chosen_value, is_at_edge, next_final, next_tuning, packed, tune_percent
+from fourminutes.train.setup import Input, Parts, Position, set_up, settle_buckets
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A sweep as asked for, and the data that it trains on."""
+
+    plan: Plan
+    name: str
+    sweep: SweepPlan
+    tuning: TuningPlan
+    data: DataPlan
+    manifest: Manifest
+
+    @property
+    def val_images(self) -> int:
+        """Validation images in all: those that choose, and those that are reported on."""
+        return self.manifest.splits["val"].samples
+
+
+def run_sweep(plan: Plan, name: str) -> SweepRecord | None:
+    """Make every trial of the sweep of that name that its ledger lacks.
+
+    To be called by every process of the launch alike. Rank 0 writes the ledger to `plan.sweep_ledger(name)` after each
+    trial, in the end to `plan.sweep_record(name)`, and returns it; the others return None. Trials of other settings or
+    pictures than now are not taken over.
+
+    Raises:
+        UserError: no such sweep, the data set is not made, too few pictures, another number of processes than the
+            plan's, or a sweep whose value this one takes is not tuned yet.
+        Interrupted: SIGTERM, SIGINT or SIGUSR1 came; the trial under way is lost, those before it are kept.
+    """
+    arm = _arm(plan, name)
+    launch = resolve_launch()
+    require_fit(f"sweep {name!r}", arm.sweep.run, arm.manifest, launch)
+    torch.set_num_threads(arm.sweep.run.threads)
+    with stop_signals() as asked_to_stop, process_group(launch, timeout_s=LOST_AFTER_S):
+        return _sweep(arm, Place.find(launch, arm.sweep.run.reduce.group_ranks), asked_to_stop)
+
+
+def with_value(run: RunPlan, key: str, value: float, seed: int) -> RunPlan:
+    """The run with `value` at `key`, a place such as ``schedule.base_rate``, and with its own seed.
+
+    Raises:
+        UserError: a run has no such place, or the value is none for it.
+    """
+    settings: dict[str, Any] = run.model_dump()
+    *path, last = key.split(".")
+    block = settings
+    for part in path:
+        block = block.get(part, {}) if isinstance(block, dict) else {}
+    if not isinstance(block, dict) or last not in block or isinstance(block[last], dict):
+        raise UserError(f"sweeps: key {key!r} is no place in a run; workflow/schemas/plan.md lists all")
+    block[last] = int(value) if value.is_integer() else value  # which is right for whole numbers and for others
+    try:
+        return RunPlan.model_validate(settings | {"seed": seed})
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"sweeps: {key} cannot be {value:g}: {reason}") from error
+
+
+def _sweep(arm: Arm, place: Place, asked_to_stop: Callable[[], bool]) -> SweepRecord | None:
+    made = place.ranks.first(_made_before(arm) if place.ranks.is_first else {})
+    trials: list[Trial] = []
+    bar = progress(_trial_count(arm), "trial", arm.name, enabled=place.ranks.is_first)
+    try:
+        for want in _wanted(arm, trials):
+            known = made.get(want)
+            trials.append(known or _trial(arm, want, place, asked_to_stop))
+            bar.set_postfix(value=f"{want.value:g}", top1=f"{tune_percent(arm.tuning, trials[-1]):.1f}", refresh=False)
+            bar.update()
+            if known is None and place.ranks.is_first:
+                write_record(arm.plan.sweep_ledger(arm.name), _ledger(arm, trials, place))
+    finally:
+        bar.close()
+    return _written(arm, _ledger(arm, trials, place)) if place.ranks.is_first else None
+
+
+def _wanted(arm: Arm, trials: list[Trial]) -> Iterator[Want]:
+    """The trials still to be made; whoever takes one adds it to `trials`."""
+    while arm.sweep.start is not None and (want := next_tuning(arm.tuning, arm.sweep.start, trials)):
+        yield want
+    value = _chosen(arm, trials)
+    while value is not None and (want := next_final(arm.tuning, value, trials)):
+        yield want
+
+
+def _chosen(arm: Arm, trials: list[Trial]) -> float | None:
+    """The value of the final trials; None while it is open."""
+    if arm.sweep.scaled_from is not None:
+        return _scaled(arm, arm.sweep.scaled_from)
+    if arm.sweep.start is None or next_tuning(arm.tuning, arm.sweep.start, trials) is not None:
+        return None
+    return chosen_value(arm.tuning, trials)
+
+
+def _scaled(arm: Arm, other: str) -> float:
+    """The chosen value of another sweep, times the ratio of the global batches."""
+    path = arm.plan.sweep_record(other)
+    source = read_record(path, SweepRecord)
+    if source.chosen is None:
+        raise UserError(f"{path}: sweep {other!r} is not tuned yet; run `snakemake {path}` first")
+    return source.chosen * arm.sweep.run.batch.global_batch / source.settings.batch.global_batch
+
+
+def _trial(arm: Arm, want: Want, place: Place, asked_to_stop: Callable[[], bool]) -> Trial:
+    """Train once. A trial that diverges has no hits, and is in the ledger all the same."""
+    settings = with_value(arm.sweep.run, arm.sweep.key, want.value, want.seed)
+    start_s = time.monotonic()
+    source = Input(settings, arm.manifest, arm.data.folder, place.launch, device_of(place.launch))
+    parts = set_up(source, place.topology, place.ranks, Position())
+    course = begin(parts)
+    diverged = False
+    try:
+        settle_buckets(parts)
+        train_epochs(parts, course, Listener(), None, asked_to_stop=asked_to_stop)
+    except RunFailed:
+        diverged = True
+    except Interrupted:
+        raise Interrupted("interrupted; finished trials are kept; run the same command to go on") from None
+    finally:
+        parts.close()
+    return _entry(arm, want, parts, course, diverged, time.monotonic() - start_s)
+
+
+def _entry(arm: Arm, want: Want, parts: Parts, course: Course, diverged: bool, wall_s: float) -> Trial:
+    flushed = [epoch.flushed_percent for epoch in course.epochs if epoch.flushed_percent is not None]
+    return Trial(
+        purpose=want.purpose,
+        value=want.value,
+        seed=want.seed,
+        settings_hash=parts.settings.recipe_hash,
+        diverged=diverged,
+        hits=packed([False] * arm.val_images if diverged else course.hits),
+        train_loss=None if diverged else course.epochs[-1].train_loss,
+        skipped_steps=sum(epoch.skipped_steps for epoch in course.epochs),
+        flushed_percent=fmean(flushed) if flushed else None,
+        wall_s=wall_s,
+    )
+
+
+def _ledger(arm: Arm, trials: list[Trial], place: Place) -> SweepRecord:
+    chosen = _chosen(arm, trials)
+    settings = arm.sweep.run
+    device = device_of(place.launch)
+    return SweepRecord(
+        plan=arm.plan.name,
+        sweep=arm.name,
+        settings=settings,
+        key=arm.sweep.key,
+        tuning=arm.tuning,
+        dataset=arm.data.dataset,
+        dataset_hash=arm.manifest.dataset_hash,
+        class_count=len(arm.manifest.classes),
+        train_images=arm.manifest.splits["train"].samples,
+        val_images=arm.val_images,
+        steps_per_epoch=arm.manifest.splits["train"].samples // settings.batch.global_batch,
+        trials=tuple(trials),
+        chosen=chosen,
+        chosen_from=arm.sweep.scaled_from,
+        at_edge=chosen is not None and is_at_edge(trials, chosen),
+        placement=placed(settings, place, device),
+        provenance=provenance(),
+    )
+
+
+def _written(arm: Arm, ledger: SweepRecord) -> SweepRecord:
+    write_record(arm.plan.sweep_record(arm.name), ledger)
+    return ledger
+
+
+def _made_before(arm: Arm) -> dict[Want, Trial]:
+    """The trials of an earlier start that this one would repeat bit for bit, by what they were made for."""
+    paths = [arm.plan.sweep_ledger(arm.name), arm.plan.sweep_record(arm.name)]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return {}
+    ledger = read_record(path, SweepRecord)
+    if ledger.dataset_hash != arm.manifest.dataset_hash or ledger.key != arm.sweep.key:
+        return {}
+    return {
+        Want(trial.purpose, trial.value, trial.seed): trial
+        for trial in ledger.trials
+        if trial.settings_hash == with_value(arm.sweep.run, arm.sweep.key, trial.value, trial.seed).recipe_hash
+    }
+
+
+def _trial_count(arm: Arm) -> int:
+    """Trials of the whole sweep."""
+    return arm.tuning.final_seeds + (arm.tuning.budget if arm.sweep.start is not None else 0)
+
+
+def _arm(plan: Plan, name: str) -> Arm:
+    if name not in plan.sweeps or plan.tuning is None:
+        raise UserError(f"plan {plan.name!r} has no sweep {name!r}; it has: {', '.join(plan.sweeps) or 'none'}")
+    data, manifest = data_of(plan)
+    arm = Arm(plan, name, plan.sweeps[name], plan.tuning, data, manifest)
+    if plan.tuning.tune_images >= arm.val_images:
+        raise UserError(
+            f"tuning.tune_images {plan.tuning.tune_images} leaves none of the {arm.val_images} validation images to "
+            "report on; lower it, or split the pictures anew with data.resplit"
+        )
+    return arm
