@@ -173,7 +173,8 @@ def epoch(number: int, step_s: float, steps: int = 10) -> Epoch:
     times = StepTimes(
         total_s=99,
         input_wait_s=0.1 * step_s * steps,
-        compute_s=0.8 * step_s * steps,
+        forward_s=0.3 * step_s * steps,
+        backward_s=0.5 * step_s * steps,
         exposed_reduce_s=3,
         optimizer_s=0.1 * step_s * steps,
         evaluation_s=4,
@@ -222,8 +223,8 @@ def run_record(wire: str = "fp16") -> RunRecord:
 def test_workload_is_the_median_of_the_later_epochs() -> None:
     work = workload(run_record())
     assert work.compute_s == pytest.approx(1.5)
-    # Two thirds of the computing is backward, and only the last of four micro-batches sums beside it.
-    assert work.backward_s == pytest.approx(1.5 * 0.8 * 2 / 3 / 4)
+    # Half of a step is backward, and only the last of four micro-batches sums beside it.
+    assert work.backward_s == pytest.approx(1.5 * 0.5 / 4)
     assert (work.gradient_bytes, work.buckets) == (2 * 25_557_032, 4)
 
 

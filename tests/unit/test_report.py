@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from sweep_records import PROVENANCE, plan_blocks, record_arms
 
 from fourminutes.errors import UserError
 from fourminutes.plan import (
@@ -32,7 +33,6 @@ from fourminutes.record import (
     Manifest,
     Placement,
     Prediction,
-    Provenance,
     RunRecord,
     ScaleRecord,
     Session,
@@ -52,18 +52,6 @@ from fourminutes.report.tables import ablations_table, results_table, runs_table
 from fourminutes.report.words import hardware, hardware_brief
 
 ROOT = Path(__file__).resolve().parents[2]
-
-PROVENANCE = Provenance(
-    written="2026-11-20T10:00:00+00:00",
-    command="fourminutes train --plan config/plans/demo.yaml",
-    git_commit="0123456789abcdef0123456789abcdef01234567",
-    git_dirty=False,
-    versions={"python": "3.11.7", "torch": "2.13.0"},
-    host="node1",
-    cpu="Some CPU <2.4 GHz>",
-    cpu_cores=2,
-    memory_gib=24.0,
-)
 
 
 def settings(model="resnet50", kind="lars", batch=512, processes=1, epochs=6, per_device=64) -> RunPlan:
@@ -96,7 +84,8 @@ def run_record(name, plan="made", run_settings=None, final_top1=80.0, rate=100.0
             times=StepTimes(
                 total_s=seconds + 2.0,
                 input_wait_s=0.05 * seconds,
-                compute_s=0.75 * seconds,
+                forward_s=0.25 * seconds,
+                backward_s=0.5 * seconds,
                 exposed_reduce_s=0.1 * seconds if chosen.processes > 1 else 0.0,
                 optimizer_s=0.06 * seconds,
                 evaluation_s=1.5,
@@ -234,13 +223,15 @@ def record_all(plan: Plan) -> None:
     write_record(plan.comm_record, comm_record())
     write_record(plan.scale_record, scale_record())
     write_record(plan.manifest, manifest())
+    if plan.sweeps:
+        record_arms(plan)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
     """A whole report, and the folder that it was made in."""
     folder = tmp_path_factory.mktemp("report")
-    plan = plan_of(RUNS)
+    plan = plan_of(RUNS, **plan_blocks())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         record_all(plan)
@@ -278,7 +269,7 @@ def test_equal_records_give_equal_bytes(built: tuple[Plan, Path], here: Path) ->
 
 
 def test_a_plan_without_records_still_gets_all_that_it_declares(here: Path) -> None:
-    plan = plan_of(RUNS)
+    plan = plan_of(RUNS, **plan_blocks())
     make_report(plan)
     assert [path for path in outputs(plan) if not path.stat().st_size] == []
     assert "No record yet: alexnet-sgd-64" in (plan.results / "tables/runs.md").read_text()
@@ -287,7 +278,7 @@ def test_a_plan_without_records_still_gets_all_that_it_declares(here: Path) -> N
 
 
 def test_drawing_loads_neither_torch_nor_dali_and_the_names_alone_not_even_pandas(here: Path) -> None:
-    plan = plan_of(RUNS)
+    plan = plan_of(RUNS, **plan_blocks())
     record_all(plan)
     Path("plan.json").write_text(plan.model_dump_json())
     script = """

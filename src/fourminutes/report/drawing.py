@@ -24,7 +24,8 @@ STYLE = Path(__file__).with_name("style") / "fourminutes.mplstyle"
 INK, TEXT, QUIET, PAPER = "#24292f", "#57606a", "#8c959f", "#ffffff"
 # Okabe and Ito's colours, told apart by the colour-blind, in an order that also alternates light and dark.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+# One more than colours, so that the two together tell more lines apart.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 DASHED = (0, (3, 2))
 
@@ -90,6 +91,17 @@ def new_figure(width_in: float, height_in: float, panels: int = 1, **options: An
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False, **options)
     return figure, list(axes[0])
+
+
+def panel_grid(panels: int, most_columns: int, row_height_in: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of the page's width with `panels` axes, at most `most_columns` in a row."""
+    columns = min(panels, most_columns)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(PAGE_IN, 0.6 + rows * row_height_in), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+    for unused in axes[panels:]:
+        unused.set_axis_off()
+    return figure, axes[:panels]
 
 
 def say_empty(axes: list[Axes], text: str) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import glob
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from fourminutes.plan import Plan, RunPlan
 from fourminutes.record import CommRecord, Manifest, Record, RunRecord, ScaleRecord, read_record
+from fourminutes.report.arms import Arm, read_arms
+from fourminutes.report.claims import Judgement, judge
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -41,6 +44,11 @@ class Run:
         return sum(epoch.train_images for epoch in self.record.epochs) / seconds
 
     @property
+    def skipped_steps(self) -> int:
+        """Batches whose step was skipped for an overflow."""
+        return sum(epoch.skipped_steps for epoch in self.record.epochs)
+
+    @property
     def on_imagenet(self) -> bool:
         """Whether it trains the whole network on ImageNet's classes and crop, as a published accuracy supposes."""
         model = self.record.settings.model
@@ -66,6 +74,18 @@ class Evidence:
     comms: tuple[Sourced[CommRecord], ...]
     scale: Sourced[ScaleRecord] | None
     manifest: Sourced[Manifest] | None
+    arms: tuple[Arm, ...]
+
+    @property
+    def missing_sweeps(self) -> tuple[str, ...]:
+        """The plan's sweeps that have no record."""
+        recorded = {arm.name for arm in self.arms}
+        return tuple(name for name in self.plan.sweeps if name not in recorded)
+
+    @cached_property
+    def judgements(self) -> tuple[Judgement, ...]:
+        """The plan's claims, judged by the recorded sweeps."""
+        return judge(self.plan, self.arms)
 
     @property
     def best(self) -> Run | None:
@@ -90,6 +110,7 @@ def gather(plan: Plan) -> Evidence:
         ),
         scale=_optional(plan.scale_record, ScaleRecord),
         manifest=_optional(plan.manifest, Manifest),
+        arms=read_arms(plan),
     )
 
 

@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from fourminutes.report import figures_runs, figures_scale
+from fourminutes.report import figures_claims, figures_runs, figures_scale
 from fourminutes.report.evidence import Evidence
 
 BUILDERS: dict[str, Callable[[Evidence], Figure]] = {
+    "batch-size": figures_claims.batch_size,
+    "tuning": figures_claims.tuning,
     "accuracy": figures_runs.accuracy,
     "time-split": figures_runs.time_split,
     "allreduce": figures_runs.allreduce,

@@ -15,13 +15,14 @@ from fourminutes.report import words
 from fourminutes.report.drawing import COLOURS, INK, PAGE_IN, PAPER, TEXT, log_ticks, new_figure, say_empty, series
 from fourminutes.report.evidence import Evidence, Run
 
-#: Parts of a run's time: field of `StepTimes`, label, colour (dark to light), and whether it is waiting.
+#: Parts of a run's time: field of `StepTimes`, label, colour (light beside dark), and whether it is waiting.
 TIME_PARTS = (
-    ("compute_s", "computing", COLOURS[0], False),
+    ("forward_s", "forward", COLOURS[4], False),
+    ("backward_s", "backward", COLOURS[0], False),
     ("input_wait_s", "waiting for input", COLOURS[3], True),
     ("exposed_reduce_s", "waiting for gradients", COLOURS[1], True),
     ("optimizer_s", "optimizer", COLOURS[2], False),
-    ("evaluation_s", "evaluation", COLOURS[4], False),
+    ("evaluation_s", "evaluation", COLOURS[5], False),
     ("checkpoint_s", "checkpoint", "#b6c2cd", False),
     ("other_s", "other", "#dfe4e9", False),
 )
@@ -87,7 +88,7 @@ def time_split(evidence: Evidence) -> Figure:
     axes.invert_yaxis()
     axes.grid(visible=False)
     axes.spines["left"].set_visible(False)
-    figure.legend(loc="outside upper left", ncols=len(TIME_PARTS), handlelength=1.2, columnspacing=1.2)
+    figure.legend(loc="outside upper left", ncols=len(TIME_PARTS) // 2, handlelength=1.2, columnspacing=1.2)
     return figure
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from fourminutes.record import Provenance
+from fourminutes.record import Provenance, RunRecord, SweepRecord
 from fourminutes.report import drawing, words
 from fourminutes.report.evidence import Evidence
 from fourminutes.report.names import FIGURE_FORMATS, FIGURES, TABLE_FORMATS, TABLES
@@ -19,11 +19,24 @@ from fourminutes.report.published import Fact, Text, published
 from fourminutes.report.summary import key_numbers, sentences
 from fourminutes.report.table import Cell, Table
 from fourminutes.report.tables import anchor
+from fourminutes.report.tables_claims import arm_anchor
 
 _HERE = Path(__file__).parent
 
 #: Sections in the order of the page: anchor, heading, what stands there.
 SECTIONS = (
+    (
+        "claims",
+        "Claims",
+        (
+            ("verdicts", "claims"),
+            ("table", "claims"),
+            ("figure", "batch-size"),
+            ("table", "sweeps"),
+            ("figure", "tuning"),
+            ("table", "ledger"),
+        ),
+    ),
     ("runs", "Runs", (("table", "runs"), ("figure", "accuracy"), ("figure", "time-split"))),
     ("data", "Data", (("table", "data"),)),
     ("paper", "Beside the paper", (("table", "results"), ("table", "ablations"), ("figure", "scalability"))),
@@ -31,6 +44,8 @@ SECTIONS = (
     ("scale", "Scale", (("figure", "scaling"), ("table", "scaling"))),
     ("systems", "Other systems", (("figure", "systems"), ("table", "systems"))),
 )
+#: Tables that are too long to lie open.
+FOLDED = ("ledger",)
 # Colours that follow the page's light or dark; the others stand on both.
 _ADAPTIVE = {
     drawing.INK: "var(--ink)",
@@ -58,6 +73,8 @@ def page(evidence: Evidence, tables: dict[str, Table], figures: dict[str, dict[s
         summary=sentences(evidence),
         key_numbers=key_numbers(evidence),
         sections=_sections(tables, figures),
+        claims=evidence.judgements,
+        folded=FOLDED,
         tables=tables,
         figures={name: Markup(inline_svg(forms["svg"].decode(), name)) for name, forms in figures.items()},
         table_captions=TABLES,
@@ -103,7 +120,7 @@ def _template() -> Template:
 
 def _sections(tables: Container[str], figures: Container[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """The sections that have something to show."""
-    present = {"table": tables, "figure": figures}
+    present = {"verdicts": tables, "table": tables, "figure": figures}
     chosen = [
         (place, heading, [(kind, name) for kind, name in items if name in present[kind]])
         for place, heading, items in SECTIONS
@@ -113,7 +130,8 @@ def _sections(tables: Container[str], figures: Container[str]) -> list[tuple[str
 
 def _shown_origins(figure: str, evidence: Evidence) -> list[str]:
     """What the figure shows: measured, predicted or published numbers."""
-    measured = evidence.comms if figure == "allreduce" else evidence.runs
+    by_figure = {"allreduce": evidence.comms, "batch-size": evidence.arms, "tuning": evidence.arms}
+    measured = by_figure.get(figure, evidence.runs)
     predicted = evidence.scale if figure == "scaling" else None
     if figure in ("scalability", "systems"):
         return ["published"]
@@ -129,19 +147,9 @@ def _sort_key(cell: Cell) -> str:
 
 def _origins(evidence: Evidence) -> list[Origin]:
     """Every record that the report stands on."""
-    runs = [
-        Origin(
-            anchor(run),
-            run.label,
-            run.path.as_posix(),
-            (
-                ("data set", run.record.dataset_hash),
-                ("hardware", words.hardware(run.record.placement, run.record.provenance)),
-                ("weights", f"{run.record.parameter_checksum} (SHA-256), {run.record.parameters:,} parameters"),
-                *_provenance_lines(run.record.provenance),
-            ),
-        )
-        for run in evidence.runs
+    runs = [Origin(anchor(run), run.label, run.path.as_posix(), _run_lines(run.record)) for run in evidence.runs]
+    sweeps = [
+        Origin(arm_anchor(arm), arm.name, arm.path.as_posix(), _training_lines(arm.record)) for arm in evidence.arms
     ]
     measured = [
         Origin(f"record-{index}", kind, sourced.path.as_posix(), _provenance_lines(sourced.record.provenance))
@@ -152,7 +160,23 @@ def _origins(evidence: Evidence) -> list[Origin]:
             ]
         )
     ]
-    return runs + measured
+    return runs + sweeps + measured
+
+
+def _run_lines(record: RunRecord) -> tuple[tuple[str, str], ...]:
+    weights = f"{record.parameter_checksum} (SHA-256), {record.parameters:,} parameters"
+    return ("weights", weights), *_training_lines(record)
+
+
+def _training_lines(record: RunRecord | SweepRecord) -> tuple[tuple[str, str], ...]:
+    placement = record.placement
+    bn_images = f"; batch norm over {words.count(placement.bn_images, 'image')}" if placement.bn_images else ""
+    return (
+        ("data set", record.dataset_hash),
+        ("hardware", words.hardware(placement, record.provenance)),
+        ("arithmetic", f"{placement.arithmetic or record.settings.precision}{bn_images}"),
+        *_provenance_lines(record.provenance),
+    )
 
 
 def _provenance_lines(provenance: Provenance) -> tuple[tuple[str, str], ...]:

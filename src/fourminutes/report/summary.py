@@ -7,6 +7,7 @@ from itertools import groupby
 
 from fourminutes.record import CollectiveTiming, CommRecord, Prediction
 from fourminutes.report import words
+from fourminutes.report.claims import Verdict
 from fourminutes.report.evidence import Evidence, Run, Sourced
 from fourminutes.report.figures_runs import TIME_PARTS
 from fourminutes.report.published import Certainty, Headline, published
@@ -23,9 +24,14 @@ class KeyNumber:
 
 
 def sentences(evidence: Evidence) -> list[str]:
-    """About five sentences: what was run, how well, how fast, what is idle, and what limits."""
+    """About five sentences: what was run, how well, how fast, what is idle, what limits; then what claims came to."""
+    told = _runs(evidence) + _sweeps(evidence) or [_NO_RUNS, _headline()]
+    return told + _claims(evidence)
+
+
+def _runs(evidence: Evidence) -> list[str]:
     if not evidence.runs:
-        return [_NO_RUNS, _headline()]
+        return []
     told = [_what(evidence), _accuracy(evidence), _throughput(evidence), _time(evidence)]
     told += [_collectives(comm.record) for comm in evidence.comms[:1]]
     return told + _prediction(evidence)
@@ -72,11 +78,11 @@ def _confirmed_headline() -> list[Headline]:
 def _what(evidence: Evidence) -> str:
     records = [run.record for run in evidence.runs]
     classes = sorted({record.class_count for record in records})
-    models = sorted({words.model_name(record) for record in records})
+    models = sorted({words.model_name(record.settings.model) for record in records})
     most = max(record.settings.processes for record in records)
     missing = f"; without a record yet: {', '.join(evidence.missing)}" if evidence.missing else ""
     return (
-        f"{words.count(len(records), 'run').capitalize()} of {_joined(models)} "
+        f"{words.count(len(records), 'run').capitalize()} of {words.joined(models)} "
         f"{'is' if len(records) == 1 else 'are'} recorded, on {' and '.join(f'{n:,}' for n in classes)} classes "
         f"and up to {words.count(most, 'process')}{missing}."
     )
@@ -122,9 +128,10 @@ def _time(evidence: Evidence) -> str:
     total_s = sum(run.seconds("total_s") for run in evidence.runs)
     share = {part: 100 * sum(run.seconds(part) for run in evidence.runs) / total_s for part, *_ in TIME_PARTS}
     labels = {part: label for part, label, *_ in TIME_PARTS}
-    largest = max((part for part in share if part != "compute_s"), key=share.__getitem__)
+    computing = ("forward_s", "backward_s")
+    largest = max((part for part in share if part not in computing), key=share.__getitem__)
     return (
-        f"Of all run time {share['compute_s']:.0f} % is forward and backward computing and "
+        f"Of all run time {sum(share[part] for part in computing):.0f} % is forward and backward computing and "
         f"{_waiting_percent(evidence.runs):.1f} % is waiting ({share['input_wait_s']:.1f} % for input, "
         f"{share['exposed_reduce_s']:.1f} % for gradients); the largest part beside computing is {labels[largest]}, "
         f"with {share[largest]:.0f} %."
@@ -148,7 +155,7 @@ def _collectives(comm: CommRecord) -> str:
         f"{algorithm} {_span([size for size, _ in group])}"
         for algorithm, group in ((name, list(group)) for name, group in groupby(winners, key=lambda pair: pair[1]))
     ]
-    return f"Over {words.count(len(comm.placement.hosts), 'process')} the fastest all-reduce is {_joined(told)}."
+    return f"Over {words.count(len(comm.placement.hosts), 'process')} the fastest all-reduce is {words.joined(told)}."
 
 
 def _size(timing: CollectiveTiming) -> int:
@@ -200,5 +207,28 @@ def _range(points: list[Prediction]) -> str:
     return lowest if lowest == highest else f"{lowest} to {highest}"
 
 
-def _joined(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+def _sweeps(evidence: Evidence) -> list[str]:
+    """How many sweeps there are, of how many trials, and what they took."""
+    arms = evidence.arms
+    if not arms:
+        return []
+    trials = [trial for arm in arms for trial in arm.record.trials]
+    of = f" of {len(evidence.plan.sweeps)}" if evidence.missing_sweeps else ""
+    device = words.hardware(arms[0].record.placement, arms[0].record.provenance)
+    return [
+        f"{len(arms)}{of} {'sweep is' if len(arms) == 1 else 'sweeps are'} recorded, with "
+        f"{words.count(len(trials), 'trial')} in {words.duration(sum(trial.wall_s for trial in trials))} ({device})."
+    ]
+
+
+def _claims(evidence: Evidence) -> list[str]:
+    """How many claims the sweeps bear out and how many not, each by its name; nothing where there are none."""
+    by_verdict = {
+        verdict: [claim.name for claim in evidence.judgements if claim.verdict is verdict] for verdict in Verdict
+    }
+    told = [
+        f"{len(names)} {'is' if len(names) == 1 else 'are'} {verdict} ({', '.join(names)})"
+        for verdict, names in by_verdict.items()
+        if names
+    ]
+    return [f"Of {words.count(len(evidence.judgements), 'claim')} {words.joined(told)}."] if told else []

@@ -92,13 +92,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, rows and the notes below them."""
+    """Columns, rows and the notes below them; `asides` are told in another form where the page shows the table."""
 
     name: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     empty: str = "No records yet."
+    asides: tuple[str, ...] = ()
 
     @property
     def shown(self) -> tuple[Column, ...]:
@@ -130,7 +131,7 @@ class Table:
             colalign=[column.align for column in self.shown] if self.rows else None,
             disable_numparse=True,
         )
-        return "\n\n".join([table, *self.footnotes()]) + "\n"
+        return "\n\n".join([table, *self.asides, *self.footnotes()]) + "\n"
 
     def latex(self) -> str:
         r"""A booktabs tabular; its notes stand below it as a small paragraph."""
@@ -139,7 +140,9 @@ class Table:
             columns=[_latex(column.heading) for column in self.shown],
         )
         aligns = "".join(column.align[0] for column in self.shown)
-        notes = "".join(f"\n\\par\\smallskip\\footnotesize {_latex(note)}" for note in self.footnotes())
+        notes = "".join(
+            f"\n\\par\\smallskip\\footnotesize {_latex(note)}" for note in (*self.asides, *self.footnotes())
+        )
         return frame.to_latex(index=False, escape=False, column_format=aligns).rstrip() + notes + "\n"
 
 

@@ -2,46 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from fourminutes.report import words
 from fourminutes.report.evidence import ILSVRC2012_CLASSES, Evidence, Run
 from fourminutes.report.published import Ablation, Headline, System, Text, published
 from fourminutes.report.table import Cell, Column, Row, Table, digits
+from fourminutes.report.tables_claims import claims_table, ledger_table, sweeps_table
 from fourminutes.report.tables_measured import allreduce_table, data_table, scaling_table
-
-_RUN_COLUMNS = (
-    Column("run", "run"),
-    Column("plan", "plan", csv_only=True),
-    Column("model", "model"),
-    Column("image_px", "px", digits(0), csv_only=True),
-    Column("batch", "batch", digits(0)),
-    Column("optimizer", "rule"),
-    Column("processes", "procs", digits(0)),
-    Column("epochs", "epochs", digits(0)),
-    Column("top1_percent", "top-1", digits(1)),
-    Column("top5_percent", "top-5", digits(1)),
-    Column("images_per_s", "img/s", digits(0)),
-    Column("wall_s", "time", words.duration),
-    Column("input_wait_percent", "wait", digits(1)),
-    Column("n", "n", digits(0)),
-    Column("record", "record", csv_only=True),
-)
 
 
 def runs_table(evidence: Evidence) -> Table:
     """One row a run; a run of the plan without a record keeps its row, empty."""
-    missing = [Row({"run": name}) for name in evidence.missing]
-    notes = [
+    missing = tuple(Row({"run": name}) for name in evidence.missing)
+    rows = tuple(Row(_run_cells(run), anchor=anchor(run)) for run in evidence.runs)
+    return Table("runs", _run_columns(evidence.runs), rows + missing, tuple(_run_notes(evidence)))
+
+
+def _run_notes(evidence: Evidence) -> Iterator[str]:
+    yield (
         "top-1, top-5: % of validation images after the last epoch; wait: % of the time without input; "
         "time: with evaluation; n: recorded runs of the recipe."
-    ]
-    if missing:
-        notes.append(f"No record yet: {', '.join(evidence.missing)}.")
+    )
+    if any(run.skipped_steps for run in evidence.runs):
+        yield "skipped: batches without a step, for an overflow in fp16."
+    for run in evidence.runs:
+        yield from (f"{run.label}: {session.note}." for session in run.record.sessions if session.note)
+    if evidence.missing:
+        yield f"No record yet: {', '.join(evidence.missing)}."
     if outdated := [run.label for run in evidence.runs if run.outdated]:
-        notes.append(f"Recorded with settings that the plan has changed since: {', '.join(outdated)}.")
-    rows = tuple(Row(_run_cells(run), anchor=anchor(run)) for run in evidence.runs)
-    return Table("runs", _RUN_COLUMNS, (*rows, *missing), tuple(notes))
+        yield f"Recorded with settings that the plan has changed since: {', '.join(outdated)}."
+
+
+def _run_columns(runs: Sequence[Run]) -> tuple[Column, ...]:
+    """The CSV has all of them; people see precision and skipped steps only where some run has unusual ones."""
+    one_precision = {run.record.settings.precision for run in runs} <= {"fp32"}
+    none_skipped = not any(run.skipped_steps for run in runs)
+    return (
+        Column("run", "run"),
+        Column("plan", "plan", csv_only=True),
+        Column("model", "model"),
+        Column("image_px", "px", digits(0), csv_only=True),
+        Column("batch", "batch", digits(0)),
+        Column("optimizer", "rule"),
+        Column("precision", "precision", csv_only=one_precision),
+        Column("processes", "procs", digits(0)),
+        Column("epochs", "epochs", digits(0)),
+        Column("top1_percent", "top-1", digits(1)),
+        Column("top5_percent", "top-5", digits(1)),
+        Column("images_per_s", "img/s", digits(0)),
+        Column("wall_s", "time", words.duration),
+        Column("input_wait_percent", "wait", digits(1)),
+        Column("skipped_steps", "skipped", digits(0), csv_only=none_skipped),
+        Column("n", "n", digits(0)),
+        Column("bn_images", "batch norm", digits(0), csv_only=True),
+        Column("record", "record", csv_only=True),
+    )
 
 
 def _run_cells(run: Run) -> dict[str, Cell]:
@@ -49,10 +65,12 @@ def _run_cells(run: Run) -> dict[str, Cell]:
     return {
         "run": run.label,
         "plan": record.plan,
-        "model": words.model_name(record),
+        "model": words.model_name(record.settings.model),
         "image_px": record.settings.model.image_px,
         "batch": record.settings.batch.global_batch,
-        "optimizer": words.optimizer_name(record),
+        "optimizer": words.optimizer_name(record.settings.optimizer),
+        "precision": record.settings.precision,
+        "skipped_steps": run.skipped_steps,
         "processes": record.settings.processes,
         "epochs": record.final.epoch,
         "top1_percent": record.final.top1_percent,
@@ -61,6 +79,7 @@ def _run_cells(run: Run) -> dict[str, Cell]:
         "wall_s": record.wall_s,
         "input_wait_percent": run.percent("input_wait_s"),
         "n": run.repeats,
+        "bn_images": record.placement.bn_images,
         "record": run.path.as_posix(),
     }
 
@@ -120,7 +139,7 @@ def _result_cells(run: Run) -> dict[str, Cell]:
     record = run.record
     return {
         "origin": run.label,
-        "model": words.model_name(record),
+        "model": words.model_name(record.settings.model),
         "classes": record.class_count,
         "batch": record.settings.batch.global_batch,
         "epochs": record.final.epoch,
@@ -236,4 +255,7 @@ BUILDERS: dict[str, Callable[[Evidence], Table]] = {
     "steps": steps_table,
     "scaling": scaling_table,
     "data": data_table,
+    "claims": claims_table,
+    "sweeps": sweeps_table,
+    "ledger": ledger_table,
 }

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from fourminutes.record import Placement, Provenance, RunRecord
+from fourminutes.plan import ModelPlan, OptimizerPlan
+from fourminutes.record import Placement, Provenance
 
 #: Networks of the paper by their name in a plan, as the published tables call them.
-PAPER_MODELS = {"alexnet_bn": "AlexNet", "resnet50": "ResNet-50"}
-_MODELS = {"alexnet_bn": "AlexNet-BN", "resnet50": "ResNet-50", "resnet_small": "ResNet small"}
+PAPER_MODELS = {"alexnet": "AlexNet", "alexnet_bn": "AlexNet", "resnet50": "ResNet-50"}
+_MODELS = {
+    "alexnet": "AlexNet",
+    "alexnet_bn": "AlexNet-BN",
+    "resnet50": "ResNet-50",
+    "resnet_small": "ResNet small",
+}
 
 
 def duration(seconds: float) -> str:
@@ -25,22 +32,25 @@ def size(count: float) -> str:
     return f"{count / 1024**power:.4g} {units[power]}"
 
 
+def number(value: float) -> str:
+    """`value` with at most four digits that mean something, such as ``0.05`` or ``12.8``."""
+    return f"{value:.4g}"
+
+
 def minutes(number: float) -> str:
     """`number` minutes with as many digits as published times carry."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def model_name(record: RunRecord) -> str:
+def model_name(model: ModelPlan) -> str:
     """The network as it is called, with its width where that is not the paper's."""
-    model = record.settings.model
     return _MODELS[model.name] + ("" if model.width == 1 else f" ×{model.width:g}")
 
 
-def optimizer_name(record: RunRecord) -> str:
+def optimizer_name(optimizer: OptimizerPlan) -> str:
     """The update rule, with LARS' variant where it is not the paper's."""
-    optimizer = record.settings.optimizer
     if optimizer.kind == "sgd":
-        return "SGD"
+        return "SGD Nesterov" if optimizer.nesterov else "SGD"
     return "LARS" if optimizer.variant == "paper" else f"LARS {optimizer.variant}"
 
 
@@ -71,3 +81,8 @@ def count(number: int, noun: str) -> str:
     """``1 run``, ``3 runs``."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
+
+
+def joined(parts: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

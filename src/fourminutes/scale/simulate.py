@@ -15,6 +15,7 @@ from fourminutes.record import (
     Prediction,
     RunRecord,
     ScaleRecord,
+    StepTimes,
     provenance,
     read_record,
 )
@@ -22,8 +23,6 @@ from fourminutes.scale.costmodel import Link, Workload, bucket_count, step_time
 
 ALGORITHMS = ("ring", "hierarchical")
 _WIRE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-# Of forward plus backward: the backward pass computes two products (by weights and by inputs) for the forward's one.
-_BACKWARD_SHARE = 2 / 3
 
 
 def simulate_plan(plan: Plan) -> ScaleRecord:
@@ -63,29 +62,34 @@ def simulate(plan_name: str, runs: Sequence[RunRecord], comm: CommRecord, settin
 
 def workload(run: RunRecord) -> Workload:
     """What one process does in one optimizer step, from the median of the run's epochs after the first."""
-    computed, stepped = _per_step(run)
+    backward_s, own_s = _per_step(run)
     wire_bytes = _WIRE_BYTES[run.settings.reduce.wire]
     return Workload(
-        compute_s=stepped,
-        backward_s=_BACKWARD_SHARE * computed / run.settings.micro_batches,
+        compute_s=own_s,
+        backward_s=backward_s / run.settings.micro_batches,
         gradient_bytes=run.parameters * wire_bytes,
         buckets=bucket_count(run.parameters, run.settings.reduce.bucket_mib),
     )
 
 
 def _per_step(run: RunRecord) -> tuple[float, float]:
-    """Seconds a step of forward and backward, and of all that a process does by itself."""
+    """Seconds a batch of the backward passes, and of all that a process does by itself."""
     starts = [0, *(epoch.steps for epoch in run.epochs)]
-    epochs = list(zip(run.epochs, starts, strict=False))
+    epochs = [(epoch.times, _batches(epoch, start)) for epoch, start in zip(run.epochs, starts, strict=False)]
     # The first epoch warms caches and allocators up.
     later = epochs[1:] or epochs
-    computed = statistics.median(epoch.times.compute_s / (epoch.steps - start) for epoch, start in later)
-    stepped = statistics.median(_own_s(epoch) / (epoch.steps - start) for epoch, start in later)
-    return computed, stepped
+    backward_s = statistics.median(times.backward_s / batches for times, batches in later)
+    own_s = statistics.median(_own_s(times) / batches for times, batches in later)
+    return backward_s, own_s
 
 
-def _own_s(epoch: Epoch) -> float:
-    return epoch.times.input_wait_s + epoch.times.compute_s + epoch.times.optimizer_s
+def _batches(epoch: Epoch, start: int) -> int:
+    """Batches of an epoch that began after `start` steps: those skipped for an overflow were computed as well."""
+    return epoch.steps - start + epoch.skipped_steps
+
+
+def _own_s(times: StepTimes) -> float:
+    return times.input_wait_s + times.compute_s + times.optimizer_s
 
 
 def _predict(run: RunRecord, algorithm: str, link: Link, group_ranks: int, settings: ScalePlan) -> list[Prediction]:
@@ -141,6 +145,6 @@ def _assumptions(comm: CommRecord, settings: ScalePlan, group_ranks: int) -> tup
         f"The link's bandwidth is {f'{bandwidth:g} Gbit/s, as given' if bandwidth else measured + no_limit}.",
         f"The latency of a step is {f'{latency:g} us, as given' if latency else measured}.",
         f"The hierarchical form keeps groups of {group_ranks} processes, as measured.",
-        "Gradients fill equal buckets, ready evenly over the last micro-batch's backward pass, two thirds of its time.",
+        "Gradients fill equal buckets, ready evenly over the last micro-batch's backward pass, an average one.",
         "Buckets are summed one after another; summing slows no computation down, and no process is late.",
     )
