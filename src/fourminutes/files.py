@@ -25,6 +25,16 @@ _WAY_OUT = {
 }
 
 
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+_UMASK = _umask()  # now, before there are threads whose files would be open to all in between
+
+
 @contextmanager
 def clear_write_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write `path` into a `UserError` that says what to do."""
@@ -63,7 +73,7 @@ def written_aside(path: Path) -> Iterator[BinaryIO]:
                 _lock(file.fileno())
                 yield file
                 file.flush()
-                os.fchmod(file.fileno(), 0o666 & ~_umask())
+                os.fchmod(file.fileno(), 0o666 & ~_UMASK)
                 os.fsync(file.fileno())
                 aside.replace(path)
         except BaseException:
@@ -96,12 +106,6 @@ def _lock(descriptor: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Real processes for tests: `run_ranks` starts them, joins them in a gloo group, and brings back what they return."""
 
-import multiprocessing
 import pickle
 import traceback
 from collections.abc import Callable
@@ -8,11 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-TIMEOUT_S = 120
+from support.forkserver import PROCESSES
 
-# Forked from a server that has imported torch once: starting a rank takes a fraction of a second.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch.nn.parallel"])
+TIMEOUT_S = 120
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
@@ -22,7 +19,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
     """
     with TemporaryDirectory() as folder:
         ranks = [
-            _CONTEXT.Process(target=_rank_main, args=(function, rank, world_size, folder, args), daemon=True)
+            PROCESSES.Process(target=_rank_main, args=(function, rank, world_size, folder, args), daemon=True)
             for rank in range(world_size)
         ]
         for process in ranks:

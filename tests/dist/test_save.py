@@ -1,7 +1,6 @@
 """Checkpoints of several ranks: of all or of none, whoever fails or dies; and read by another number of ranks."""
 
 import io
-import multiprocessing
 import os
 import resource
 import signal
@@ -20,9 +19,6 @@ from fourminutes.errors import UserError
 from fourminutes.train.checkpoint import BEST, MARKER, SHARED, complete_checkpoints, load_newest, rank_file
 from fourminutes.train.ranks import Ranks
 from fourminutes.train.writer import CheckpointWriter
-
-# Every process would spend seconds on importing what this module does; forked from one that has it, it spends none.
-multiprocessing.get_context("forkserver").set_forkserver_preload(["pytest", "fourminutes.cli", "fourminutes.train"])
 
 
 def save(writer: CheckpointWriter, step: int, rank: int, **kind: bool) -> None:

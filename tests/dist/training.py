@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from support.forkserver import PROCESSES
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fourminutes.cli import main
@@ -32,6 +33,8 @@ MIDDLE = 7  # in the second epoch
 DATA: dict[str, Any] = {
     "dataset": "mini",
     "source": {"kind": "synthetic", "classes": 4, "train_per_class": 23, "val_per_class": 5, "side_px": 40},
+    # Numbers that neither ranks nor batches divide.
+    "resplit": {"train": 92, "val": 19},
     "shards": {"train": 3, "val": 2},
     "max_broken_percent": 20,
 }
@@ -49,12 +52,17 @@ RUN: dict[str, Any] = {
 }
 
 
+# What happens within a process while it trains.
+Disturbance = Callable[[], AbstractContextManager[Any]]
+
+
 @dataclass(frozen=True)
 class Bench:
     """A folder with the miniature data set, in which plans are written and run."""
 
     folder: Path
     manifest: Manifest
+    data_folder: Path
 
     def plan(self, name: str, **changes: Any) -> Plan:
         """A plan of one run named `run`, on the bench's data; `changes` are laid over the run's values."""
@@ -80,7 +88,7 @@ def made_bench(folder: Path) -> Iterator[Bench]:
         assert data is not None
         synthesize(data.source_folder, data.source)
         index = data.folder / "index.parquet"
-        build_index(data.source_folder, index)
+        build_index(data.source_folder, index, resplit=data.resplit)
         for split in SPLITS:
             of = data.shards.of(split)
             for shard in range(of):
@@ -93,7 +101,8 @@ def made_bench(folder: Path) -> Iterator[Bench]:
                     recipe=data.recipe,
                     max_broken_percent=data.max_broken_percent,
                 )
-        yield Bench(folder, make_manifest(data.folder, out=folder / "manifest.json", expect=None))
+        manifest = make_manifest(data.folder, out=folder / "manifest.json", expect=None)
+        yield Bench(folder, manifest, folder / data.folder)
 
 
 @contextmanager
@@ -112,39 +121,44 @@ def signal_after_step(step: int, number: signal.Signals) -> Iterator[None]:
         handle.remove()
 
 
-# Every process would spend seconds on importing torch and DALI; forked from one that has them, it spends none.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["fourminutes.cli", "fourminutes.train"])
-
-
 def launch(
-    bench: Bench, plan: Plan, *, ranks: tuple[int, ...] = (), step: int = 0, number: signal.Signals = signal.SIGTERM
+    bench: Bench, plan: Plan, disturbances: dict[int, Disturbance] | None = None
 ) -> tuple[list[int | None], str]:
-    """Run `plan` on its processes; a signal comes to `ranks` after `step`. Gives exit statuses and rank 0's stderr."""
+    """Run `plan` on its processes, some of them disturbed, by rank. Gives exit statuses and rank 0's stderr.
+
+    As soon as one of them is killed, all are, as a cluster's launcher does it.
+    """
     path, world_size = bench.path(plan.name), plan.runs["run"].processes
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    signals = [(step, number) if rank in ranks else None for rank in range(world_size)]
+    undisturbed: dict[int, Disturbance] = dict.fromkeys(range(world_size), nullcontext)
     processes = [
-        PROCESSES.Process(target=one_process, args=(path, torchrun_variables(rank, world_size, port), signals[rank]))
-        for rank in range(world_size)
+        PROCESSES.Process(target=one_process, args=(path, torchrun_variables(rank, world_size, port), disturbance))
+        for rank, disturbance in (undisturbed | (disturbances or {})).items()
     ]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(timeout=120)
+    running = {process.sentinel: process for process in processes}
+    while running and (ended := wait(list(running), timeout=120)):
+        gone = [running.pop(sentinel) for sentinel in ended]
+        if any(process.exitcode == -signal.SIGKILL for process in gone):
+            for process in running.values():
+                process.kill()
+    for process in running.values():
         process.kill()
+    for process in processes:
+        process.join()
     return [process.exitcode for process in processes], path.with_suffix(".0.log").read_text()
 
 
-def one_process(path: Path, environ: dict[str, str], stop: tuple[int, signal.Signals] | None) -> None:
+def one_process(path: Path, environ: dict[str, str], disturbance: Disturbance) -> None:
     """What `fourminutes train` is as one of several processes, with its stderr in a file."""
     os.environ |= environ
     os.chdir(path.parent)
     with path.with_suffix(f".{environ['RANK']}.log").open("w") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
     sys.argv = ["fourminutes", "train", "--plan", str(path), "--run", "run"]
-    with signal_after_step(*stop) if stop else nullcontext():
+    with disturbance():
         main()
 
 

@@ -106,7 +106,9 @@ CLAIMS: dict[str, Any] = {
         "statement": "LARS holds the accuracy where momentum SGD loses it.",
         "kind": "gains",
         "margin_points": 1,
-        "comparisons": [{"arm": "lars-512", "against": "sgd-512", "only_if_lost": "sgd-64"}],
+        "comparisons": [
+            {"arm": "lars-512", "against": "sgd-512", "only_if": {"sweep": "sgd-512", "lost_to": "sgd-64"}}
+        ],
     },
     "half-equals": {
         "statement": "Half precision is as accurate as single precision.",

@@ -24,12 +24,19 @@ from sweep_records import (
 )
 
 from fourminutes.errors import UserError
-from fourminutes.plan import ClaimPlan, Plan
+from fourminutes.plan import BatchPlan, ClaimPlan, Plan
 from fourminutes.record import SweepRecord, write_record
 from fourminutes.report import drawing, make_report
 from fourminutes.report.arms import Arm, family
 from fourminutes.report.bootstrap import Estimate, Interval, estimate, resampled_means
-from fourminutes.report.claims import Comparison, Verdict, claim_verdict, difference_verdict, paired_difference
+from fourminutes.report.claims import (
+    Comparison,
+    Judgement,
+    Verdict,
+    claim_verdict,
+    difference_verdict,
+    paired_difference,
+)
 from fourminutes.report.evidence import gather
 from fourminutes.report.figures import BUILDERS
 from fourminutes.report.summary import sentences
@@ -189,6 +196,19 @@ def test_equality_is_judged_by_both_intervals(interval_90, interval_95, verdict)
 
 
 @pytest.mark.parametrize(
+    ("kind", "margin", "asked"),
+    [
+        ("gains", 0, "better"),
+        ("gains", 1, "more than 1 point better"),
+        ("gains", 2, "more than 2 points better"),
+        ("equals", 1.5, "within ±1.5 points"),
+    ],
+)
+def test_what_a_claim_asks_is_said_in_words(kind, margin, asked):
+    assert Judgement("a", claim(kind, margin), ()).asked == asked
+
+
+@pytest.mark.parametrize(
     ("verdicts", "whole"),
     [
         (["supported"], "supported"),
@@ -268,8 +288,8 @@ def test_a_comparison_that_needs_a_loss_counts_only_where_there_is_one(lost_poin
 @pytest.mark.parametrize(
     ("present", "remark"),
     [
-        (("lars-512", "sgd-512"), "no record of sgd-64 yet"),
-        (("lars-512", "sgd-64"), "no record of sgd-512 yet"),
+        (("lars-512", "sgd-512"), "no record yet of sgd-64"),
+        (("lars-512", "sgd-64"), "no record yet of sgd-512"),
     ],
 )
 def test_without_a_record_nothing_is_judged(present, remark):
@@ -298,7 +318,7 @@ def test_arms_of_other_pictures_are_not_compared(other):
     record_arms(plan, "lars-512", **other)
     comparison = judged(plan, "lars-holds")
     assert comparison.verdict == "not tested"
-    assert comparison.remarks == ("lars-512 and sgd-512 and sgd-64 are not on the same pictures",)
+    assert comparison.remarks == ("lars-512, sgd-512 and sgd-64 are not on the same pictures",)
 
 
 def test_what_a_reader_must_know_stands_beside_the_verdict():
@@ -387,7 +407,7 @@ def test_a_missing_sweep_leaves_its_row_empty_in_every_table():
     assert "No record yet: sgd-512, lars-512, lars-half-512." in sweeps_table(gather(plan)).notes
     cells = rows(claims_table(gather(plan)), "claim")["half-equals"]
     assert "difference_points" not in cells
-    assert cells["remarks"] == "no record of lars-half-512 yet; no record of lars-512 yet"
+    assert cells["remarks"] == "no record yet of lars-half-512 and lars-512"
 
 
 def test_a_sweep_of_other_settings_than_the_plans_is_named():
@@ -417,7 +437,7 @@ def test_the_table_of_claims_tells_numbers_to_programs_and_statements_to_people(
     assert cells["low_95_points"] < cells["low_90_points"] < cells["difference_points"] < cells["high_90_points"]
     assert (cells["verdict"], cells["claim_verdict"]) == ("supported", "supported")
     statement = CLAIMS["lars-holds"]["statement"]
-    assert f"lars-holds, supported: {statement} Asked: more than 1 points better, in every row" in table.markdown()
+    assert f"lars-holds, supported: {statement} Asked: more than 1 point better, in every row" in table.markdown()
     assert "claim_verdict" in table.csv().splitlines()[0]
 
 
@@ -434,12 +454,22 @@ def test_accuracy_is_drawn_over_the_batch_with_its_interval():
     record_arms(plan)
     (axes,) = drawn("batch-size", plan).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["64\n25", "512\n3"]
-    sgd = axes.containers[0]
+    # The two arms that were tried with LARS at one of its batches are in the table alone.
+    (sgd,) = axes.containers
     arms = {arm.name: arm.accuracy for arm in gather(plan).arms}
     assert list(sgd.lines[0].get_ydata()) == [arms["sgd-64"].mean, arms["sgd-512"].mean]
     (bars,) = sgd.lines[2]
     for segment, name in zip(bars.get_segments(), ("sgd-64", "sgd-512"), strict=True):
         assert segment[:, 1] == pytest.approx([arms[name].interval_95.low, arms[name].interval_95.high])
+
+
+def test_an_arm_at_a_batch_of_its_own_is_drawn_beside_the_lines():
+    plan = plan_of()
+    record_arms(plan)
+    alone = ARMS["lars-512"][0].model_copy(update={"batch": BatchPlan(global_batch=256, per_device=32)})
+    write_record(plan.sweep_record("lars-512"), sweep_record("lars-512", [hits_of(0, 9)] * 4, alone))
+    figure = drawn("batch-size", plan)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sgd", "lars"]
 
 
 def test_every_family_has_its_panel_of_tuning_with_the_choice_ringed_and_failures_crossed():

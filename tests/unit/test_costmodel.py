@@ -228,6 +228,14 @@ def test_workload_is_the_median_of_the_later_epochs() -> None:
     assert (work.gradient_bytes, work.buckets) == (2 * 25_557_032, 4)
 
 
+def test_batches_whose_step_was_skipped_were_computed_all_the_same() -> None:
+    run = run_record()
+    # Of the same ten batches an epoch, the second one's first nine overflowed.
+    skipped = [run.epochs[0], *(later.model_copy(update={"steps": later.steps - 9}) for later in run.epochs[1:])]
+    skipped[1] = skipped[1].model_copy(update={"skipped_steps": 9})
+    assert workload(run.model_copy(update={"epochs": tuple(skipped)})) == workload(run)
+
+
 def test_prediction_of_one_process_has_full_efficiency_and_its_own_rate() -> None:
     record = simulate("test", [run_record()], comm_record(LINK), ScalePlan(world_sizes=(1,)))
     for prediction in record.predictions:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from support.mlperf_checker import failures
 
 from fourminutes.errors import UserError
 from fourminutes.plan import MlperfPlan, RunPlan, load_plan
@@ -107,23 +106,6 @@ def course(path: Path) -> list[tuple[str, int]]:
         for line in lines(path)
     ]
     return said[said.index(("run_start", 0)) :]
-
-
-def failures(path: Path) -> list[str]:
-    """What MLPerf's compliance checker finds wrong with the log, a line each."""
-    command = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--ruleset", "4.0.0", "--usage", "training"]
-    checked = subprocess.run(
-        [*command, "--log_output", str(path.with_suffix(".checked")), str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    found = re.findall(
-        r"^(?:WARNING -\s+)?((?:Failed|CHECK|Required|failed|Log lines).*)$", checked.stderr, re.MULTILINE
-    )
-    assert (checked.returncode == 0) == (not found), checked.stderr
-    return found
 
 
 def test_a_run_below_the_target_fails_the_accuracy_and_nothing_else(path: Path) -> None:

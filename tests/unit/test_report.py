@@ -44,6 +44,7 @@ from fourminutes.record import (
 from fourminutes.report import FIGURES, TABLES, drawing, figure_names, make_report, table_names
 from fourminutes.report.evidence import gather
 from fourminutes.report.figures import BUILDERS
+from fourminutes.report.figures_runs import TIME_PARTS
 from fourminutes.report.names import FIGURE_FORMATS, TABLE_FORMATS
 from fourminutes.report.published import Certainty, published
 from fourminutes.report.summary import key_numbers, sentences
@@ -261,6 +262,12 @@ def test_every_declared_output_is_written(built: tuple[Plan, Path]) -> None:
     assert [path for path in outputs(plan) if not (folder / path).stat().st_size] == []
 
 
+def test_a_plan_without_sweeps_declares_nothing_of_them() -> None:
+    plan = plan_of(RUNS)
+    assert set(TABLES) - set(table_names(plan)) == {"claims", "sweeps", "ledger"}
+    assert set(FIGURES) - set(figure_names(plan)) == {"batch-size", "tuning"}
+
+
 def test_equal_records_give_equal_bytes(built: tuple[Plan, Path], here: Path) -> None:
     plan, folder = built
     record_all(plan)
@@ -316,6 +323,43 @@ def test_the_table_of_runs_fits_a_terminal(built: tuple[Plan, Path]) -> None:
     assert len(rows) == 2 + len(RUNS)
     assert {len(row) for row in rows} == {len(rows[0])}
     assert len(rows[0]) <= 120
+
+
+def shown(plan: Plan) -> list[str]:
+    """The columns of the table of runs that people see."""
+    return [column.key for column in runs_table(gather(plan)).shown]
+
+
+def test_precision_and_skipped_steps_are_shown_where_a_run_has_unusual_ones(here: Path) -> None:
+    plan = plan_of(RUNS)
+    record_all(plan)
+    assert not {"precision", "skipped_steps"} & set(shown(plan))
+    half = settings().model_copy(update={"precision": "half"})
+    record = run_record("resnet50-lars-512", "made", half)
+    overflowed = record.epochs[0].model_copy(update={"skipped_steps": 2})
+    write_record(
+        plan.run_record(record.run), record.model_copy(update={"epochs": (overflowed, overflowed, *record.epochs[2:])})
+    )
+    assert {"precision", "skipped_steps"} <= set(shown(plan))
+    cells = next(row.cells for row in runs_table(gather(plan)).rows if row.cells["run"] == record.run)
+    assert (cells["precision"], cells["skipped_steps"]) == ("half", 4)
+
+
+def test_what_disturbed_a_run_stands_below_the_table(here: Path) -> None:
+    plan = plan_of(RUNS)
+    record_all(plan)
+    record = run_record("alexnet-sgd-64", "made", RUNS["alexnet-sgd-64"])
+    noted = record.sessions[0].model_copy(update={"note": "went on with 2 processes after 4"})
+    write_record(plan.run_record(record.run), record.model_copy(update={"sessions": (noted,)}))
+    assert "alexnet-sgd-64: went on with 2 processes after 4." in runs_table(gather(plan)).notes
+
+
+def test_the_parts_of_a_runs_time_are_all_drawn_and_add_up(here: Path) -> None:
+    plan = plan_of(RUNS)
+    record_all(plan)
+    assert {part for part, *_ in TIME_PARTS} == set(StepTimes.model_fields) - {"total_s"}
+    for run in gather(plan).runs:
+        assert sum(run.percent(part) for part, *_ in TIME_PARTS) == pytest.approx(100)
 
 
 def test_removing_a_record_empties_its_row_and_no_other(here: Path) -> None:

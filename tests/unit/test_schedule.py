@@ -159,3 +159,12 @@ def test_set_rate_reaches_every_group():
     optimizer = LARS(groups, lr=0.1)
     set_rate(optimizer, 0.7)
     assert [group["lr"] for group in optimizer.param_groups] == [0.7, 0.7]
+
+
+def test_set_rate_changes_a_tensor_where_it_is():
+    """A captured step reads the rate at the address that it was captured with."""
+    rate = torch.tensor(0.1)
+    optimizer = LARS([torch.nn.Parameter(torch.ones(2))], lr=rate)
+    set_rate(optimizer, 0.7)
+    assert optimizer.param_groups[0]["lr"] is rate
+    assert float(rate) == pytest.approx(0.7)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.forkserver import PROCESSES
 from torch import Tensor, nn
 
 from fourminutes.errors import UserError
@@ -25,9 +25,6 @@ from fourminutes.train.snapshot import Snapshots
 from fourminutes.train.writer import CheckpointWriter
 
 ALONE = Ranks(rank=0, world_size=1, group=None)
-PROCESSES = multiprocessing.get_context("forkserver")
-# What this module imports takes far longer than a save.
-PROCESSES.set_forkserver_preload(["pytest", "fourminutes.cli", "fourminutes.train"])
 
 
 def save(writer: CheckpointWriter, step: int, **states: State) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from fourminutes.plan import SchedulePlan
@@ -66,6 +67,12 @@ def step_rate(schedule: SchedulePlan, step: int, *, steps_per_epoch: int, epochs
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
-    """Give every parameter group of `optimizer` the learning rate `rate`, for the next step."""
+    """Give every parameter group of `optimizer` the learning rate `rate`, for the next step.
+
+    A rate that is a tensor is changed where it is: a captured step reads it there.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

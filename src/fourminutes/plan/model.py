@@ -97,6 +97,6 @@ class Plan(PlanModel):
                 raise ValueError(f"sweeps.{name}.scaled_from: {sweep.scaled_from!r} is no tuned sweep of this plan")
         for name, claim in self.claims.items():
             for comparison in claim.comparisons:
-                for sweep_name in (comparison.arm, comparison.against, comparison.only_if_lost):
-                    if sweep_name is not None and sweep_name not in self.sweeps:
-                        raise ValueError(f"claims.{name}: {sweep_name!r} is no sweep of this plan")
+                for compared in comparison.sweeps:
+                    if compared not in self.sweeps:
+                        raise ValueError(f"claims.{name}: {compared!r} is no sweep of this plan")

@@ -56,15 +56,26 @@ class SweepPlan(PlanModel):
         return self
 
 
+class LossPlan(PlanModel):
+    """A loss of accuracy from one sweep to another: where there is none to speak of, there is nothing to keep."""
+
+    sweep: str = Field(description="sweep that lost accuracy")
+    lost_to: str = Field(description="sweep without the loss")
+    points: float = Field(3, gt=0, description="least loss, in points of top-1")
+
+
 class ComparisonPlan(PlanModel):
     """Two sweeps held against one another, by paired seeds."""
 
     arm: str = Field(description="sweep that the claim is about")
     against: str = Field(description="sweep that it is compared with")
-    only_if_lost: str | None = Field(
-        None, description="sweep without the loss: the comparison counts only where `against` lost lost_points to it"
-    )
-    lost_points: float = Field(3, gt=0, description="loss, in points of top-1, from which on the comparison counts")
+    only_if: LossPlan | None = Field(None, description="loss without which the comparison doesn't count; null: always")
+
+    @property
+    def sweeps(self) -> tuple[str, ...]:
+        """Every sweep that has a part in it."""
+        condition = (self.only_if.sweep, self.only_if.lost_to) if self.only_if else ()
+        return tuple(dict.fromkeys((self.arm, self.against, *condition)))
 
 
 class ClaimPlan(PlanModel):

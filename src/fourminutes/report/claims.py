@@ -53,6 +53,8 @@ class Judgement:
     @property
     def asked(self) -> str:
         """What every comparison is asked for."""
+        if not self.plan.margin_points:
+            return "better"
         margin = f"{self.plan.margin_points:g} {'point' if self.plan.margin_points == 1 else 'points'}"
         return f"more than {margin} better" if self.plan.kind == "gains" else f"within ±{margin}"
 
@@ -118,23 +120,24 @@ def _compared(claim: ClaimPlan, plan: ComparisonPlan, arms: Mapping[str, Arm]) -
         return Comparison(plan, arm, against, 0, None, Verdict.NOT_TESTED, obstacles)
     difference = paired_difference(arm, against)
     verdict, remarks = difference_verdict(claim, difference), tuple(_remarks(arm, against))
-    if plan.only_if_lost is not None:
-        lost_points = 100 * float(_gains(arms[plan.only_if_lost], against).mean(dtype=np.float64))
-        remarks = (f"{plan.against} lost {lost_points:.1f} points to {plan.only_if_lost}", *remarks)
-        verdict = verdict if lost_points >= plan.lost_points else Verdict.DOES_NOT_APPLY
+    if (loss := plan.only_if) is not None:
+        lost_points = 100 * float(_gains(arms[loss.lost_to], arms[loss.sweep]).mean(dtype=np.float64))
+        remarks = (f"{loss.sweep} lost {lost_points:.1f} points to {loss.lost_to}", *remarks)
+        verdict = verdict if lost_points >= loss.points else Verdict.DOES_NOT_APPLY
     return Comparison(plan, arm, against, len(common_seeds(arm, against)), difference, verdict, remarks)
 
 
 def _obstacles(plan: ComparisonPlan, arms: Mapping[str, Arm]) -> Iterator[str]:
     """Why nothing can be said yet."""
-    names = [name for name in (plan.arm, plan.against, plan.only_if_lost) if name is not None]
-    for name in names:
-        if name not in arms:
-            yield f"no record of {name} yet"
-        elif missing := set(range(arms[name].record.tuning.final_seeds)).difference(arms[name].seeds):
-            yield f"{name} lacks {words.count(len(missing), 'seed')}"
-    if len({arms[name].pictures for name in names if name in arms}) > 1:
-        yield f"{' and '.join(names)} are not on the same pictures"
+    names = plan.sweeps
+    if unrecorded := [name for name in names if name not in arms]:
+        yield f"no record yet of {words.joined(unrecorded)}"
+    recorded = [arms[name] for name in names if name in arms]
+    for one in recorded:
+        if missing := set(range(one.record.tuning.final_seeds)).difference(one.seeds):
+            yield f"{one.name} lacks {words.count(len(missing), 'seed')}"
+    if len({one.pictures for one in recorded}) > 1:
+        yield f"{words.joined([one.name for one in recorded])} are not on the same pictures"
 
 
 def _remarks(arm: Arm, against: Arm) -> Iterator[str]:

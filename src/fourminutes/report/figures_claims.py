@@ -37,12 +37,13 @@ _CHOSEN: dict[str, Any] = {
 def batch_size(evidence: Evidence) -> Figure:
     """Top-1 on the reported pictures by batch, one panel a network, one line a family of arms."""
     measured = [arm for arm in evidence.arms if arm.accuracy]
-    networks = _grouped(measured, _network)
+    networks = {name: _over_batches(arms) for name, arms in _grouped(measured, _network).items()}
     figure, panels = new_figure(PAGE_IN, 2.8, max(len(networks), 1), sharex=True, sharey=True)
     if not measured:
         say_empty(panels, _NO_SWEEP)
         return figure
-    looks = {family: index for index, family in enumerate(_grouped(measured, _family))}
+    shown = [arm for arms in networks.values() for arm in arms]
+    looks = {family: index for index, family in enumerate(_grouped(shown, _family))}
     for (network, inside), axes in zip(networks.items(), panels, strict=True):
         families = _grouped(inside, _family)
         for place, (family, arms) in enumerate(families.items()):
@@ -52,6 +53,14 @@ def batch_size(evidence: Evidence) -> Figure:
     handles = [_line_handle(index, family) for family, index in looks.items()]
     figure.legend(handles=handles, loc="outside right center")
     return figure
+
+
+def _over_batches(arms: list[Arm]) -> list[Arm]:
+    """The arms of families with several batches, and of the others those at a batch that no such line passes."""
+    batches = {family: {_batch(arm) for arm in group} for family, group in _grouped(arms, _family).items()}
+    lines = {family for family, own in batches.items() if len(own) > 1}
+    passed = {batch for family in lines for batch in batches[family]}
+    return [arm for arm in arms if arm.family in lines or _batch(arm) not in passed]
 
 
 def _grouped(arms: list[Arm], key: Callable[[Arm], Key]) -> dict[Key, list[Arm]]:

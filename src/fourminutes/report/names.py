@@ -26,7 +26,7 @@ TABLES = {
 FIGURES = {
     "batch-size": (
         "Top-1 accuracy by batch size, on the pictures that chose nothing: means over seeds; bars span the 95 % "
-        "bootstrap interval over seeds and pictures."
+        "bootstrap interval over seeds and pictures. What was tried at one batch alone is in the table of arms."
     ),
     "tuning": "Top-1 accuracy by the value tried, on the pictures that choose: every tuning trial, the choice ringed.",
     "accuracy": "Top-1 accuracy of every run over its epochs and over training time.",

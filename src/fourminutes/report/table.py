@@ -33,6 +33,7 @@ _LATEX = {
     "‡": r"\textsuperscript{\textdaggerdbl}",
     "–": "--",
     "×": r"$\times$",
+    "±": r"$\pm$",
     "·": r"$\cdot$",
     "→": r"$\to$",
     "≥": r"$\geq$",

@@ -91,6 +91,8 @@ class SharedBatchNorm(_BatchNorm):
         for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
             setattr(self, name, tensor)
 
+    # The compiler would break off at the collective anyway, and say so at length.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         """Normalize by the group's statistics in training mode, by the running ones in evaluation mode."""
         if not self.training:

@@ -30,9 +30,9 @@ def in_precision(model: nn.Module, precision: Precision, device: torch.device) -
     ``bf16``, ``amp``
         Autocast to bf16 or fp16, by torch's own choice of operations; parameters and gradients are fp32.
     ``half``
-        Weights and activations in fp16 under fp32 masters (Micikevicius et al. 2017, arXiv:1710.03740; Jia et al.
-        2018, arXiv:1807.11205, section 3.1). The parameters are the masters; every forward pass casts them and the
-        images to fp16. The cast's backward turns the fp16 gradient into fp32, so that micro-batches add up in fp32.
+        Weights and activations in fp16 under fp32 masters (Micikevicius et al. 2017, arXiv:1710.03740), as in
+        arXiv:1807.11205. The parameters are the masters; every forward pass casts them and the images to fp16. The
+        cast's backward turns the fp16 gradient into fp32, so that micro-batches add up in fp32.
         Batch norm keeps γ, β, running and batch statistics in fp32; what goes in and comes out is fp16.
     ``half-lars``
         The same passes without masters: the parameters themselves become fp16 here, γ and β among them, and so are
@@ -42,7 +42,7 @@ def in_precision(model: nn.Module, precision: Precision, device: torch.device) -
     storage format only, and the arithmetic between load and store is fp32. Rounded to fp16 are the images, the weights,
     what every module hands on (each convolution, norm, pool and linear layer, and each residual block after its sum and
     ReLU), the gradient that comes back to each of those places, and the gradient of every weight. So what is beyond
-    65,504 becomes infinite and what is below 2⁻²⁵ becomes zero, as it would in fp16. Where two branches' gradients
+    65,504 becomes infinite and what is 2⁻²⁵ or less becomes zero, as in real fp16. Where two branches' gradients
     meet, their sum is rounded once; real fp16 rounds each of the two first.
     """
     match precision:

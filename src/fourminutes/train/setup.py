@@ -165,7 +165,7 @@ def set_up(source: Input, topology: Topology, ranks: Ranks, position: Position) 
     model = build_model(settings.model, len(source.manifest.classes), seed=settings.seed).to(device)
     model = share_statistics(model, settings.batch.bn_span, launch.rank, launch.world_size)
     network = in_precision(model, settings.precision, device)
-    parallel, reduce_state = _distributed(network, settings, topology)
+    parallel, reduce_state = distributed(network, settings, topology)
     return Parts(
         settings=settings,
         ranks=ranks,
@@ -217,7 +217,7 @@ def settle_buckets(parts: Parts) -> None:
     parts.reduce_state.take_exposed_s()
 
 
-def _distributed(network: nn.Module, settings: RunPlan, topology: Topology) -> tuple[nn.Module, ReduceState | None]:
+def distributed(network: nn.Module, settings: RunPlan, topology: Topology) -> tuple[nn.Module, ReduceState | None]:
     """The network wrapped so that its gradients are averaged over the processes while the backward pass runs."""
     trained: nn.Module = torch.compile(network) if settings.compile else network  # type: ignore[assignment]
     if settings.processes == 1:
