@@ -214,7 +214,7 @@ def verify(
 
 
 @app.command(
-    epilog="Examples: fourminutes train --plan config/plans/demo.yaml --run resnet50-sgd-64; "
+    epilog="Examples: fourminutes train --plan config/plans/demo.yaml --run resnet50-sgd-32; "
     "fourminutes launch --processes 2 -- fourminutes train ...; srun --ntasks 2 fourminutes train ..."
 )
 def train(plan: PlanOption, run: Annotated[str, typer.Option(help="name of the run in the plan")]) -> None:

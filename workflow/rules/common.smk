@@ -33,7 +33,6 @@ SHARDS = [
 ]
 RUN_RECORDS = [str(PLAN.run_record(run)) for run in PLAN.runs]
 SWEEP_RECORDS = [str(PLAN.sweep_record(sweep)) for sweep in PLAN.sweeps]
-SWEEP_RECORDS = [str(PLAN.sweep_record(sweep)) for sweep in PLAN.sweeps]
 COMM_RECORD = str(PLAN.comm_record) if PLAN.comm else []
 SCALE_RECORD = str(PLAN.scale_record) if PLAN.scale else []
 
