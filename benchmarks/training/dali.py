@@ -1,7 +1,7 @@
 """Lets the trainer be imported where DALI is not installed: its loader names DALI's parts when it is imported.
 
-To be called before anything of `fourminutes.train` or `fourminutes.data` is imported. Nothing is simulated: the parts are
-None, so that whoever tries to read shards with them fails at once.
+To be called before anything of `fourminutes.train` or `fourminutes.data` is imported. Nothing is simulated: the parts
+are None, so that whoever tries to read shards with them fails at once.
 """
 
 from __future__ import annotations

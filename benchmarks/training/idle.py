@@ -24,8 +24,8 @@ class Idle:
     Attributes:
         span_us: all of it.
         idle_us: of it, that in which the GPU did nothing.
-        launch_bound_us: of that, what passed before work whose launch the host only began when the GPU was idle already;
-            the rest lies between kernels that were queued in time.
+        launch_bound_us: of that, what passed before work whose launch the host only began when the GPU was idle
+            already; the rest lies between kernels that were queued in time.
         activities: kernels, copies and fills.
     """
 
@@ -91,7 +91,7 @@ def _told(found: Idle | None, steps: int) -> str:
         return "idle time: the profiler saw no work of the GPU; it may lack the right to read its counters"
     per_step_ms = found.span_us / steps / 1e3
     return (
-        f"{found.activities / steps:.0f} kernels, copies and fills a step; {per_step_ms:.2f} ms a step under the profiler, "
-        f"which slows the host down; of this the GPU is idle {100 * found.idle_us / found.span_us:.1f} %, "
+        f"{found.activities / steps:.0f} kernels, copies and fills a step; {per_step_ms:.2f} ms a step under the "
+        f"profiler, which slows the host down; of this the GPU is idle {100 * found.idle_us / found.span_us:.1f} %, "
         f"waiting for a launch {100 * found.launch_bound_us / found.span_us:.1f} %"
     )

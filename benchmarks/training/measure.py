@@ -110,8 +110,7 @@ def is_plain_twin(other: Case, case: Case, *, compiled: bool = False) -> bool:
 def table(rates: Rates) -> str:
     """All cases and their ratios, in Markdown."""
     ratios = compared(rates)
-    columns = [name for name in ("to plain", "to plain, compiled", "to largest batch", "to held input")]
-    columns = [name for name in columns if any(name in own for own in ratios.values())]
+    columns = list(dict.fromkeys(name for own in ratios.values() for name in own))
     head = ["images a device", "loop", "input", "images/s", "quartiles", *columns]
     lines = [head, ["---"] * len(head)]
     for case, own in sorted(rates.items(), key=lambda item: item[0].batch):

@@ -24,8 +24,8 @@ from dali import fill_in_for_dali
 NO_DALI = fill_in_for_dali()
 # isort: split
 from idle import profiled  # noqa: E402
-from loops import Bench, Case, Loop, Ours, Shards, autocast_dtype  # noqa: E402
-from measure import Protocol, Spread, as_record, interleaved, named, repeated, shown, table  # noqa: E402
+from loops import CLASSES, Bench, Case, Loop, Ours, Shards, autocast_dtype  # noqa: E402
+from measure import Protocol, Rates, as_record, interleaved, named, repeated, table  # noqa: E402
 from shards import drawn, from_source  # noqa: E402
 
 from fourminutes.comm.launch import ALONE, device_of  # noqa: E402
@@ -33,11 +33,7 @@ from fourminutes.errors import UserError  # noqa: E402
 from fourminutes.files import write_text  # noqa: E402
 from fourminutes.plan import LoaderPlan, ModelPlan  # noqa: E402
 from fourminutes.record import provenance  # noqa: E402
-from fourminutes.train.loop import loss_scale  # noqa: E402
-from fourminutes.train.precision import uses_loss_scale  # noqa: E402
 
-AIM_IMAGES_PER_S, AIM_BATCH = 6000, 256  # ResNet-50 on an H200
-AIM_TO_LARGEST, AIM_TO_PLAIN, AIM_TO_HELD = 0.75, 1.5, 0.95
 PROFILED_STEPS = 5
 COMPILE = {"off": [False], "on": [True], "both": [False, True]}
 
@@ -46,6 +42,7 @@ def main() -> None:
     """Measure, print, record."""
     asked = arguments()
     device = device_of(ALONE)
+    torch.set_num_threads(asked.threads)
     protocol = Protocol(asked.rounds, asked.steps, asked.warm_up, asked.lead_in)
     with tempfile.TemporaryDirectory(prefix="fourminutes-") as scratch:
         shards = shards_of(asked, Path(scratch))
@@ -56,7 +53,7 @@ def main() -> None:
         with torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=4 * len(cases)):
             loops = warmed_up(bench, cases, protocol)
             rates = interleaved(loops, protocol, device)
-            write_text(asked.out, json.dumps(record(asked, bench, protocol, loops, rates), indent=1) + "\n")
+            write_text(asked.out, json.dumps(record(bench, protocol, loops, rates), indent=1) + "\n")
             print(f"{table(rates)}\n\n{where_time_goes(loops)}\n\nrecord: {asked.out}", flush=True)
             if asked.profile:
                 show_profiles(loops, device)
@@ -72,6 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--source", type=Path, help="a folder in ImageNet's layout; default pictures are drawn")
     parser.add_argument("--images", type=int, help="training images in the shards; default all, or 4096 drawn ones")
     parser.add_argument("--loader-threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU that compute; as in a plan, 1")
     parser.add_argument("--rounds", type=int, help="windows of each loop; default 15")
     parser.add_argument("--steps", type=int, help="steps a window; default 100")
     parser.add_argument("--warm-up", type=int, help="steps before all; default 20")
@@ -129,7 +127,7 @@ def told(asked: argparse.Namespace, bench: Bench, protocol: Protocol) -> str:
     """What is measured on what, for people."""
     read = bench.shards.made_from if bench.shards else f"skipped, since DALI is not installed ({NO_DALI})"
     return (
-        f"{asked.model}, width {bench.model.width:g}, {bench.model.image_px} px, {CLASSES_TOLD} on "
+        f"{asked.model}, width {bench.model.width:g}, {bench.model.image_px} px, {CLASSES:,} classes on "
         f"{device_name(bench.device)}; torch {torch.__version__}\n"
         f"medians of {protocol.rounds} windows of {protocol.steps} steps, interleaved, ratios window by window; "
         f"{protocol.warm_up} steps of warm-up, {protocol.lead_in} untimed before each window\n"
@@ -137,14 +135,11 @@ def told(asked: argparse.Namespace, bench: Bench, protocol: Protocol) -> str:
     )
 
 
-CLASSES_TOLD = "1,000 classes"
-
-
 def device_name(device: torch.device) -> str:
     """The device in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} threads of a {provenance().cpu}"
+    return f"{provenance().cpu}, computing threads: {torch.get_num_threads()}"
 
 
 def where_time_goes(loops: dict[Case, Loop]) -> str:
@@ -159,7 +154,7 @@ def where_time_goes(loops: dict[Case, Loop]) -> str:
     return "\n".join(lines)
 
 
-def record(asked, bench: Bench, protocol: Protocol, loops: dict[Case, Loop], rates) -> dict[str, object]:
+def record(bench: Bench, protocol: Protocol, loops: dict[Case, Loop], rates: Rates) -> dict[str, object]:
     """All of it, as plain values."""
     ours = {case: loop for case, loop in loops.items() if isinstance(loop, Ours)}
     return {

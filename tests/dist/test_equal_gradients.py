@@ -61,10 +61,6 @@ def gradients(launch: Launch, model_plan: ModelPlan, micro_images: int) -> list[
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
-def alone() -> Launch:
-    return Launch("alone", 0, 1, 0, 1, init_method="")
-
-
 def assert_same(some: list[torch.Tensor], others: list[torch.Tensor]) -> None:
     assert len(some) == len(others) > 0
     largest = max(float(gradient.abs().max()) for gradient in others)

@@ -155,3 +155,13 @@ def test_close_ends_the_thread() -> None:
     assert threading.active_count() == before + 1
     state.close()
     assert threading.active_count() == before
+
+
+def mean_of_large_halves(launch: Launch) -> list[float]:
+    """Half-precision gradients on an fp32 wire, whose sum half precision couldn't hold."""
+    with closing(ReduceState(discover(launch, 2), ReducePlan(wire="fp32"))) as state:
+        return state.average(torch.full((4,), 30_000.0 + launch.rank * 32, dtype=torch.float16)).tolist()
+
+
+def test_a_wire_wider_than_the_gradients_is_divided_before_they_are_half_again() -> None:
+    assert run_ranks(mean_of_large_halves, 4) == [[30_048.0] * 4] * 4

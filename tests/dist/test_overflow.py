@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,9 +14,10 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from training import STEPS, Bench, launch, made_bench, record_of
+from training import STEPS, Bench, Disturbance, launch, made_bench, record_of, signal_after_step
 
 from fourminutes.train import loop
+from fourminutes.train.checkpoint import BEST
 
 BAD = 3  # the batch of which one rank's loss is infinite
 
@@ -24,6 +26,12 @@ BAD = 3  # the batch of which one rank's loss is infinite
 def bench(tmp_path_factory) -> Iterator[Bench]:
     with made_bench(tmp_path_factory.mktemp("overflow")) as made:
         yield made
+
+
+@contextmanager
+def both(one: Disturbance, other: Disturbance) -> Iterator[None]:
+    with one(), other():
+        yield
 
 
 @contextmanager
@@ -77,6 +85,26 @@ def test_an_infinite_loss_on_one_of_four_ranks(bench, precision):
     assert [epoch.skipped_steps for epoch in epochs] == [1, 0]
     assert [epoch.steps for epoch in epochs] == [STEPS // 2 - 1, STEPS - 1]
     assert [epoch.loss_scale for epoch in epochs] == ([128, 128] if precision == "half" else [None, None])
+
+
+def test_an_overflow_at_an_epochs_end_keeps_its_checkpoint_and_the_best_weights(bench):
+    """The step is skipped, but the weights are as good as they were."""
+    last = STEPS // 2
+    plan = bench.plan("late", epochs=3, batch={"global_batch": 16, "per_device": 16}, checkpoint={"every_steps": 100})
+    stopping = partial(signal_after_step, last + 1, signal.SIGKILL)
+    launch(bench, plan, {0: partial(both, partial(telling, "late", bad_batches=(last,)), stopping)})
+    homes = [home.name for home in (bench.folder / "work" / "late").glob("*/step-*/complete.json")]
+    assert homes == ["complete.json"]
+    assert len(list((bench.folder / "work" / "late").glob(f"*/{BEST}"))) == 1
+
+
+@pytest.mark.parametrize(("every_steps", "bad", "saved"), [(3, 3, 4)])
+def test_a_checkpoint_that_falls_on_a_skipped_step_comes_with_the_next(bench, every_steps, bad, saved):
+    plan = bench.plan("next", batch={"global_batch": 16, "per_device": 16}, checkpoint={"every_steps": every_steps})
+    stopping = partial(signal_after_step, saved, signal.SIGTERM)
+    launch(bench, plan, {0: partial(both, partial(telling, "next", bad_batches=(bad,)), stopping)})
+    steps = sorted(home.parent.name for home in (bench.folder / "work" / "next").glob("*/step-*/complete.json"))
+    assert steps[0] == f"step-{saved:08d}"
 
 
 def test_a_skipped_step_leaves_batch_norms_running_statistics_alone(bench):

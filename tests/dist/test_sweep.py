@@ -94,6 +94,22 @@ def test_a_larger_budget_adds_trials_and_repeats_none(bench, undisturbed):
     assert (after.trials[-1].purpose, after.trials[-1].seed) == ("final", 2)
 
 
+def test_a_larger_grid_keeps_the_trials_whose_turn_has_not_come_again(bench):
+    """One more tuning trial comes before the final ones; stopped after it, those are still there."""
+    before = made(sweep_plan(bench, "kept"))
+    plan = sweep_plan(bench, "kept", tuning=TUNING | {"budget": 6})
+    with signal_after_step(STEPS + 2, signal.SIGTERM), pytest.raises(Interrupted):
+        run_sweep(plan, "tuned")
+    after = read_record(plan.sweep_ledger("tuned"), SweepRecord).trials
+    assert len(after) == len(before.trials) + 1
+    assert all(trial in after for trial in before.trials)
+
+
+def test_a_value_that_the_grid_would_reach_too_late_is_refused_at_once(bench):
+    with pytest.raises(UserError, match=r"optimizer\.momentum cannot be 1\.6"):
+        run_sweep(sweep_plan(bench, "late", key="optimizer.momentum", start=0.1), "tuned")
+
+
 def test_trials_of_another_recipe_are_made_again(bench):
     before = made(sweep_plan(bench, "changed"))
     after = made(sweep_plan(bench, "changed", run=TRIAL | {"label_smoothing": 0.0}))

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from training import MIDDLE, STEPS, Bench, assert_whole, launch, made_bench, record_of, signal_after_step
 
 from fourminutes.data.loader import Batch
@@ -116,9 +117,27 @@ def test_another_recipe_does_not_go_on_from_this_ones_checkpoint(bench):
 def test_a_loss_that_stays_no_number_ends_the_run(bench):
     changes = {"optimizer": {"kind": "sgd"}, "schedule": {"base_rate": 1e30}, "max_skipped_steps": 3}
     plan = bench.plan("diverged", **changes)
-    with pytest.raises(RunFailed, match=r"diverged: .* no finite numbers by step 1, and skipping 3 steps .*; lower"):
+    with pytest.raises(
+        RunFailed, match=r"diverged: after batch 4 gradients are no finite numbers, 3 skipped .*; lower"
+    ):
         train(plan, "run")
     assert not plan.run_record("run").exists()
+
+
+def test_weights_that_end_as_no_numbers_are_no_finished_run(bench, request):
+    """Too late for a loss to show it: in the last step."""
+
+    def spoil(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if next(left, None) == 0:
+            optimizer.param_groups[0]["params"][0].data[0] = torch.inf
+
+    plan, left = bench.plan("spoiled"), iter(range(STEPS - 1, -1, -1))
+    request.addfinalizer(register_optimizer_step_post_hook(spoil).remove)
+    with pytest.raises(RunFailed, match=f"after batch {STEPS} weights are no finite numbers"):
+        train(plan, "run")
+    assert not plan.run_record("run").exists()
+    assert list(Path("work/spoiled").glob("*/step-*"))
+    assert not list(Path("work/spoiled").glob(f"*/{FINAL}"))
 
 
 def test_bf16_keeps_weights_in_fp32(bench):
@@ -148,6 +167,17 @@ def test_a_training_set_below_one_global_batch_is_refused(bench):
         train(bench.plan("too-large", batch={"global_batch": 400, "per_device": 4}), "run")
 
 
+def test_a_log_that_cannot_be_written_is_one_line_on_every_rank(bench):
+    """Only rank 0 writes it; the others must not wait for a rank that is gone."""
+    plan = bench.plan("no-log", processes=2)
+    Path("logs/no-log").mkdir(parents=True)
+    Path("logs/no-log/tensorboard").write_text("in the way")
+    statuses, stderr = launch(bench, plan)
+    assert statuses == [2, 2]
+    assert "logs/no-log/tensorboard/run: cannot be written" in stderr
+    assert "Traceback" not in stderr
+
+
 # --- several processes ----------------------------------------------------------------------------------------------
 
 
@@ -171,13 +201,22 @@ def test_two_processes_by_torchrun_and_a_signal_to_one_of_them(bench):
     assert [epoch.val_loss for epoch in record_of(stopped).epochs] == [epoch.val_loss for epoch in record.epochs]
 
 
+def test_recalibration_on_more_pictures_than_there_are_makes_as_many_passes_on_every_rank(bench):
+    """A rank's share of 92 pictures is 30 or 31: some would have a batch more, and a shared norm would hang."""
+    batch = {"global_batch": 15, "per_device": 5, "bn_span": 3}
+    plan = bench.plan("recalibrated", processes=3, batch=batch, evaluation={"recalibration_images": 1000})
+    statuses, stderr = launch(bench, plan)
+    assert statuses == [0] * 3, stderr
+    assert record_of(plan).placement.bn_images == 15
+
+
 def test_a_diverged_run_leaves_the_last_checkpoint_that_is_sound(bench):
     """From step 2 on no loss is a number: checkpoints stop there, and nothing is trained with it."""
     changes = {"optimizer": {"kind": "sgd"}, "schedule": {"base_rate": 1e30}, "checkpoint": {"every_steps": 1}}
     plan = bench.plan("diverged-2", processes=2, max_skipped_steps=3, **changes)
     statuses, stderr = launch(bench, plan)
     assert statuses == [1, 1]
-    assert "the run diverged: loss or gradients are no finite numbers by step 1" in stderr
+    assert "the run diverged: after batch 4 gradients are no finite numbers" in stderr
     (home,) = Path("work/diverged-2").glob("*/step-*")
     assert home.name == "step-00000001"
     weights = torch.load(home / SHARED, weights_only=True)["model"].values()

@@ -29,6 +29,8 @@ from fourminutes.plan import ReducePlan
 
 WIRE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
+_CLOSE_WITHIN_S = 10.0  # after a failure elsewhere a peer may be gone, and the thread wait for it in vain
+
 Average = Callable[[Tensor], Tensor]
 TensorFuture = torch.futures.Future[Tensor]
 
@@ -72,7 +74,7 @@ class ReduceState:
         """Replace `buffer`, flat, fp32 or half, by its mean over all ranks, and return it.
 
         With wire type w, P ranks, and c = `predivisor(P)` for a half-precision wire, else 1:
-        mean = sum over ranks of w(x / c), in w, divided by P / c in the buffer's type.
+        mean = sum over ranks of w(x / c), in w, divided by P / c in the wider of w and the buffer's type.
         """
         wire_dtype = WIRE_DTYPES[self.settings.wire]
         before = 1 if wire_dtype == torch.float32 else predivisor(self.topology.world_size)
@@ -80,9 +82,10 @@ class ReduceState:
         if wire is not buffer or before != 1:
             torch.mul(buffer, 1 / before, out=wire)  # one pass: scaled in the wider type, then rounded to the wire's
         ALGORITHMS[self.settings.algorithm](wire, self.topology)
-        if wire is not buffer:
-            buffer.copy_(wire)
-        return buffer.div_(self.topology.world_size / before)
+        after = self.topology.world_size / before
+        if wire.element_size() > buffer.element_size():
+            return buffer.copy_(wire.div_(after))
+        return (buffer if wire is buffer else buffer.copy_(wire)).div_(after)
 
     def submit(self, buffer: Tensor, *, is_last: bool) -> TensorFuture:
         """Queue `buffer`; the future delivers it averaged. `is_last` marks the last bucket of a backward pass."""
@@ -144,7 +147,7 @@ class _ThreadLane:
 
     def close(self) -> None:
         self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(_CLOSE_WITHIN_S)
 
     def _work(self) -> None:
         failure: Exception | None = None

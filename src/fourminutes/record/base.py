@@ -23,7 +23,7 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 def write_record(path: Path, record: Record) -> None:
     """Write `record` to `path` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
+    write_text(path, json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False) + "\n")
 
 
 def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:

@@ -56,7 +56,7 @@ class Epoch(Record):
         description="share of the last step's updates that fp16 flushed to zero; null where it stores no weights",
     )
     rate: float = Field(description="learning rate of the last step")
-    val_loss: float
+    val_loss: float | None = Field(description="cross-entropy in nats; null where it is no finite number")
     top1_percent: float
     top5_percent: float
     val_images: int = Field(description="evaluated, each exactly once")

@@ -92,7 +92,9 @@ def claim_verdict(verdicts: Sequence[Verdict]) -> Verdict:
     counting = [verdict for verdict in verdicts if verdict is not Verdict.DOES_NOT_APPLY]
     if Verdict.REFUTED in counting:
         return Verdict.REFUTED
-    if not counting or Verdict.NOT_TESTED in counting:
+    if not counting:
+        return Verdict.DOES_NOT_APPLY
+    if Verdict.NOT_TESTED in counting:
         return Verdict.NOT_TESTED
     return Verdict.UNRESOLVED if Verdict.UNRESOLVED in counting else Verdict.SUPPORTED
 

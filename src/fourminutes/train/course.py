@@ -25,7 +25,8 @@ class Course:
         step: optimizer steps done; an overflow skips a step, and the schedule waits for it.
         losses: this rank's losses in the epoch under way, but those that are no finite numbers.
         skipped: steps skipped in the epoch under way.
-        flushed: share of the last measured step's updates that half precision flushed to zero, 0 to 1.
+        flushed: share of an update that half precision flushed to zero, 0 to 1; of this epoch's last step, if measured.
+        is_due: a checkpoint is due, at the next step that is not skipped.
         epochs: finished epochs.
         hits: what the last evaluation said of every validation image; of this session only.
         earlier: sessions before this one.
@@ -39,6 +40,7 @@ class Course:
     losses: list[float] = field(default_factory=list)
     skipped: int = 0
     flushed: float | None = None
+    is_due: bool = False
     epochs: list[Epoch] = field(default_factory=list)
     hits: tuple[bool, ...] = ()
     earlier: tuple[Session, ...] = ()

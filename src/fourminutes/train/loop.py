@@ -36,7 +36,7 @@ def train_epochs(
 
     Raises:
         Interrupted: a rank was asked to stop; everything is saved, where there is a `writer`.
-        RunFailed: gradients stay no finite numbers.
+        RunFailed: gradients stay no finite numbers, or weights are none at the end of an epoch.
     """
     board = StopBoard(parts.ranks)
     for epoch in range(course.batch // parts.steps_per_epoch, parts.settings.epochs):
@@ -49,9 +49,10 @@ def train_epochs(
             is_durable = at_epoch_end or _is_due(parts, course)
             stop = board.exchange(asked_to_stop(), is_durable=is_durable)
             if at_epoch_end:
+                _require_finite_weights(parts, course)
                 course.epochs.append(_close_epoch(parts, course, listener, batches))
                 listener.epoch_ends(course.epochs[-1])
-            if course.batch < parts.total_steps and (stop or (is_durable and not parts.loss_scale.consecutive_skips)):
+            if course.batch < parts.total_steps and (stop or is_durable):
                 _keep_safe(parts, course, writer, at_epoch_end=at_epoch_end, stop=stop)
 
 
@@ -85,8 +86,8 @@ def take_step(parts: Parts, course: Course, batches: Iterator[Batch]) -> StepNew
     parts.loss_scale.update(finite)
     parts.optimizer.zero_grad(set_to_none=True)
     course.clock.lap("optimizer")
-    if parts.loss_scale.consecutive_skips >= parts.settings.max_skipped_steps:
-        raise _diverged(parts, course)
+    if (skips := parts.loss_scale.consecutive_skips) >= parts.settings.max_skipped_steps:
+        raise _diverged(parts, course, f"gradients are no finite numbers, {skips} skipped steps in a row")
     return StepNews(course.step, course.batch, loss, rate, loss_scale(parts), skipped=not finite)
 
 
@@ -94,7 +95,8 @@ def accumulate_gradients(parts: Parts, course: Course, batches: Iterator[Batch])
     """Leave the gradient of the scaled mean loss over the global batch in `.grad`, on every rank the same.
 
     With K micro-batches each loss is divided by K, gradients add up in the parameters' number format (fp32 but in
-    half-lars), and only the last one's backward pass averages over the ranks. Returns the mean loss, unscaled.
+    half-lars), and only the last one's backward pass averages over the ranks. So in fp16 the backward passes see the
+    loss scale divided by K. Returns the mean loss, unscaled.
     """
     micro_batches = parts.settings.micro_batches
     losses: list[Tensor] = []
@@ -139,9 +141,6 @@ def _keep_safe(
 ) -> None:
     """Save a checkpoint, if there is a `writer`, and stop there if that was asked for.
 
-    Not to be called where a step was just skipped, but to stop: should the run never recover, the last checkpoint is
-    from before.
-
     Raises:
         Interrupted: on `stop`.
         RunFailed: the weights are no finite numbers any more; the checkpoints before are left as they are.
@@ -160,8 +159,9 @@ def _keep_safe(
     if stop and writer is not None:
         writer.wait()
     course.clock.lap("checkpoint")
+    course.is_due = False
     if stop:
-        raise Interrupted(f"interrupted; checkpoint at step {course.step}; run the same command to go on")
+        raise Interrupted(f"interrupted; checkpoint at step {course.batch}; run the same command to go on")
 
 
 def book_exposed_reduce(parts: Parts, course: Course) -> None:
@@ -194,7 +194,7 @@ def _summed_up(parts: Parts, course: Course, evaluation: Evaluation) -> Epoch:
     losses = torch.tensor([sum(course.losses), len(course.losses)], dtype=torch.float64)
     loss_sum, loss_count = parts.ranks.sum(losses).tolist()
     if not loss_count:
-        raise _diverged(parts, course)
+        raise _diverged(parts, course, "no loss of the epoch was a finite number")
     summed_up = Epoch(
         epoch=len(course.epochs) + 1,
         steps=course.step,
@@ -205,31 +205,33 @@ def _summed_up(parts: Parts, course: Course, evaluation: Evaluation) -> Epoch:
         loss_scale=loss_scale(parts),
         flushed_percent=None if course.flushed is None else 100 * course.flushed,
         rate=current_rate(parts, max(course.step, 1)),
-        val_loss=evaluation.loss,
+        val_loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
         top1_percent=evaluation.top1_percent,
         top5_percent=evaluation.top5_percent,
         val_images=evaluation.images,
         images_per_s=images / (times.total_s - times.evaluation_s - times.checkpoint_s),
         times=times,
     )
-    course.losses, course.skipped = [], 0
+    course.losses, course.skipped, course.flushed = [], 0, None
     return summed_up
 
 
 def _is_due(parts: Parts, course: Course) -> bool:
-    return course.batch % parts.settings.checkpoint.every_steps == 0
+    """Whether to save now: not while steps are skipped, so that the last checkpoint is from before a divergence."""
+    course.is_due = course.is_due or course.batch % parts.settings.checkpoint.every_steps == 0
+    return course.is_due and not parts.loss_scale.consecutive_skips
 
 
 def _require_finite_weights(parts: Parts, course: Course) -> None:
+    """All ranks have the same weights, and so come to the same answer."""
     if not all(bool(weight.isfinite().all()) for weight in parts.weights):
-        raise _diverged(parts, course)
+        raise _diverged(parts, course, "weights are no finite numbers")
 
 
-def _diverged(parts: Parts, course: Course) -> RunFailed:
+def _diverged(parts: Parts, course: Course, symptom: str) -> RunFailed:
     way_out = "lower schedule.base_rate or lengthen schedule.warmup_epochs"
     if (scale := loss_scale(parts)) is not None:
         way_out += f", or lower loss_scale.initial (the scale is {scale:g})"
     return RunFailed(
-        f"the run diverged: loss or gradients are no finite numbers by step {course.step}, and skipping "
-        f"{parts.loss_scale.consecutive_skips} steps in a row did not help; {way_out}; what was saved before is intact"
+        f"the run diverged: after batch {course.batch} {symptom}; {way_out}; what was saved before is intact"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
@@ -75,6 +75,23 @@ class Ranks:
                 raise each
             values.append(each)
         return values
+
+    def on_first(self, act: Callable[[], Value]) -> Value | None:
+        """What `act` returns on rank 0, which alone does it; None on the others.
+
+        Raises:
+            UserError: it went wrong; raised on all ranks.
+        """
+        if not self.is_first:
+            self.agreed(None)
+            return None
+        try:
+            value = act()
+        except UserError as error:
+            self.agreed(error)
+            raise
+        self.agreed(None)
+        return value
 
     def first(self, value: Value) -> Value:
         """Rank 0's value, on every rank."""

@@ -141,23 +141,31 @@ def placed(settings: RunPlan, place: Place, device: torch.device) -> Placement:
 def _train(job: Job, place: Place, asked_to_stop: Callable[[], bool]) -> RunRecord | None:
     saved = load_newest(job.checkpoints, place.ranks)
     parts = _parts(job, place, saved)
-    settle_buckets(parts)
-    course = resume(parts, saved) if saved else begin(parts)
-    listener = _listeners(job, parts, course) if place.ranks.is_first else Listener()
+    try:
+        settle_buckets(parts)
+        course = resume(parts, saved) if saved else begin(parts)
+        listener = place.ranks.on_first(lambda: _listeners(job, parts, course)) or Listener()
+        _train_and_tell(job, parts, course, listener, place, asked_to_stop)
+    finally:
+        parts.close()
+    return place.ranks.on_first(lambda: _finish(job, parts, course, place))
+
+
+def _train_and_tell(
+    job: Job, parts: Parts, course: Course, listener: Listener, place: Place, asked_to_stop: Callable[[], bool]
+) -> None:
+    """Train to the end; `listener` hears of all of it, but of no end where the run is only interrupted."""
     writer = CheckpointWriter(job.checkpoints, place.ranks, keep=job.settings.checkpoint.keep)
     try:
         with writer:
             listener.run_begins()
             train_epochs(parts, course, listener, writer, asked_to_stop=asked_to_stop)
-        record = _finish(job, parts, course, place) if place.ranks.is_first else None
         listener.run_ends("success")
     except RunFailed:
         listener.run_ends("aborted")
         raise
     finally:
         listener.close()
-        parts.close()
-    return record
 
 
 def _parts(job: Job, place: Place, saved: Saved | None) -> Parts:

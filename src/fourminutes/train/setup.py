@@ -75,8 +75,10 @@ class Input:
 
         They come from a loader of their own, so that the training's order of pictures stays as it is.
         """
-        per_batch = self.settings.batch.per_device * self.launch.world_size
-        batches = -(-self.settings.evaluation.recalibration_images // per_batch)
+        batch, world_size = self.settings.batch.per_device, self.launch.world_size
+        wanted = -(-self.settings.evaluation.recalibration_images // (batch * world_size))
+        # No more than what every rank has as whole batches, so that all make as many forward passes.
+        batches = min(wanted, self.manifest.splits["train"].samples // world_size // batch)
         own_seed = np.random.SeedSequence([self.settings.seed, _RECALIBRATION_STREAM]).generate_state(1)[0]
         loader = replace(self, settings=self.settings.model_copy(update={"seed": int(own_seed)})).training(
             Position(epoch)
@@ -189,8 +191,10 @@ def seed_everything(seed: int, rank: int, epoch: int = 0) -> None:
 
 
 def settle_arithmetic() -> None:
-    """Let fp32 be fp32, never TF32 with its 10 bits, and choose cuDNN's kernels for equal bits rather than speed."""
+    """Let sums be fp32: never TF32 with its 10 bits, nor in half precision; choose cuDNN's kernels for equal bits."""
     torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
@@ -208,10 +212,11 @@ def settle_buckets(parts: Parts) -> None:
     """
     if parts.reduce_state is None:
         return
-    side = parts.settings.model.image_px
+    side, images = parts.settings.model.image_px, parts.settings.batch.per_device
+    zeros = torch.zeros(images, 3, side, side, device=parts.device).contiguous(memory_format=torch.channels_last)
     parts.parallel.eval()
     for _ in range(2):
-        parts.parallel(torch.zeros(2, 3, side, side, device=parts.device)).sum().backward()
+        parts.parallel(zeros).sum().backward()
         parts.optimizer.zero_grad(set_to_none=True)
     parts.parallel.train()
     parts.reduce_state.take_exposed_s()

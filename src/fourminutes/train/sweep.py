@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -34,6 +35,8 @@ class Arm:
     tuning: TuningPlan
     data: DataPlan
     manifest: Manifest
+    taken_over: float | None = None
+    """The value that another sweep chose, scaled to this one's batch; None where this one is tuned itself."""
 
     @property
     def val_images(self) -> int:
@@ -83,20 +86,23 @@ def with_value(run: RunPlan, key: str, value: float, seed: int) -> RunPlan:
 
 
 def _sweep(arm: Arm, place: Place, asked_to_stop: Callable[[], bool]) -> SweepRecord | None:
-    made = place.ranks.first(_made_before(arm) if place.ranks.is_first else {})
+    arm = replace(arm, taken_over=place.ranks.first(place.ranks.on_first(lambda: _taken_over(arm))))
+    made = place.ranks.first(place.ranks.on_first(lambda: _made_before(arm))) or {}
     trials: list[Trial] = []
     bar = progress(_trial_count(arm), "trial", arm.name, enabled=place.ranks.is_first)
     try:
         for want in _wanted(arm, trials):
-            known = made.get(want)
+            known = made.pop(want, None)
             trials.append(known or _trial(arm, want, place, asked_to_stop))
             bar.set_postfix(value=f"{want.value:g}", top1=f"{tune_percent(arm.tuning, trials[-1]):.1f}", refresh=False)
             bar.update()
-            if known is None and place.ranks.is_first:
-                write_record(arm.plan.sweep_ledger(arm.name), _ledger(arm, trials, place))
+            if known is None:
+                # With those whose turn has not come again yet: whenever this ends, nothing is lost.
+                growing = _ledger(arm, [*trials, *made.values()], place)
+                place.ranks.on_first(partial(write_record, arm.plan.sweep_ledger(arm.name), growing))
     finally:
         bar.close()
-    return _written(arm, _ledger(arm, trials, place)) if place.ranks.is_first else None
+    return place.ranks.on_first(lambda: _written(arm, _ledger(arm, trials, place)))
 
 
 def _wanted(arm: Arm, trials: list[Trial]) -> Iterator[Want]:
@@ -110,19 +116,21 @@ def _wanted(arm: Arm, trials: list[Trial]) -> Iterator[Want]:
 
 def _chosen(arm: Arm, trials: list[Trial]) -> float | None:
     """The value of the final trials; None while it is open."""
-    if arm.sweep.scaled_from is not None:
-        return _scaled(arm, arm.sweep.scaled_from)
+    if arm.taken_over is not None:
+        return arm.taken_over
     if arm.sweep.start is None or next_tuning(arm.tuning, arm.sweep.start, trials) is not None:
         return None
     return chosen_value(arm.tuning, trials)
 
 
-def _scaled(arm: Arm, other: str) -> float:
-    """The chosen value of another sweep, times the ratio of the global batches."""
-    path = arm.plan.sweep_record(other)
+def _taken_over(arm: Arm) -> float | None:
+    """The chosen value of the sweep that this one names, times the ratio of the global batches."""
+    if arm.sweep.scaled_from is None:
+        return None
+    path = arm.plan.sweep_record(arm.sweep.scaled_from)
     source = read_record(path, SweepRecord)
-    if source.chosen is None:
-        raise UserError(f"{path}: sweep {other!r} is not tuned yet; run `snakemake {path}` first")
+    if source.chosen is None or (source.dataset_hash, source.key) != (arm.manifest.dataset_hash, arm.sweep.key):
+        raise UserError(f"{path}: is not tuned on these pictures and for {arm.sweep.key}; remove it and make it again")
     return source.chosen * arm.sweep.run.batch.global_batch / source.settings.batch.global_batch
 
 
@@ -194,15 +202,12 @@ def _written(arm: Arm, ledger: SweepRecord) -> SweepRecord:
 
 def _made_before(arm: Arm) -> dict[Want, Trial]:
     """The trials of an earlier start that this one would repeat bit for bit, by what they were made for."""
-    paths = [arm.plan.sweep_ledger(arm.name), arm.plan.sweep_record(arm.name)]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        return {}
-    ledger = read_record(path, SweepRecord)
-    if ledger.dataset_hash != arm.manifest.dataset_hash or ledger.key != arm.sweep.key:
-        return {}
+    paths = [arm.plan.sweep_record(arm.name), arm.plan.sweep_ledger(arm.name)]
+    ledgers = [read_record(path, SweepRecord) for path in paths if path.is_file()]
     return {
         Want(trial.purpose, trial.value, trial.seed): trial
+        for ledger in ledgers
+        if (ledger.dataset_hash, ledger.key) == (arm.manifest.dataset_hash, arm.sweep.key)
         for trial in ledger.trials
         if trial.settings_hash == with_value(arm.sweep.run, arm.sweep.key, trial.value, trial.seed).recipe_hash
     }
@@ -223,4 +228,6 @@ def _arm(plan: Plan, name: str) -> Arm:
             f"tuning.tune_images {plan.tuning.tune_images} leaves none of the {arm.val_images} validation images to "
             "report on; lower it, or split the pictures anew with data.resplit"
         )
+    for point in range(plan.tuning.points if arm.sweep.start is not None else 0):
+        with_value(arm.sweep.run, arm.sweep.key, (arm.sweep.start or 0) * plan.tuning.factor**point, seed=0)
     return arm
