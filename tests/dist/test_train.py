@@ -103,6 +103,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(bench, undistu
     (newest / SHARED).write_bytes(content)
     record = train(plan, "run")
     assert f"{newest}: is damaged" in capfd.readouterr().err
+    assert f"{newest}: is damaged" in record.sessions[-1].note
     assert record.sessions[-1].from_step == 6
     assert record.parameter_checksum == undisturbed.parameter_checksum
 

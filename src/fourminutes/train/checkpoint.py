@@ -74,17 +74,18 @@ class Saved:
     step: int
 
 
-def load_newest(folder: Path, ranks: Ranks) -> Saved | None:
+def load_newest(folder: Path, ranks: Ranks, notes: list[str] | None = None) -> Saved | None:
     """The newest checkpoint that can be gone on from and is whole on every rank; None where there is none.
 
     From one that another number of processes wrote, the run can go on only at an epoch's end, without any rank's own
-    part. What is passed over, damaged or not fit for this, is named on stderr and left as it is. To be called by all
-    ranks.
+    part. What is passed over, damaged or not fit for this, is named on stderr and in `notes`, and left as it is. To be
+    called by all ranks.
 
     Raises:
         UserError: a rank cannot read one, which may be whole; raised on all ranks.
     """
     unfit: Marker | None = None
+    notes = [] if notes is None else notes
     for home in ranks.first(complete_checkpoints(folder)):
         marker = ranks.agreed(_reading(home, partial(read_marker, home)) if ranks.is_first else None)[0]
         if marker is not None and marker.world_size != ranks.world_size and not marker.at_epoch_end:
@@ -92,11 +93,12 @@ def load_newest(folder: Path, ranks: Ranks) -> Saved | None:
             continue
         saved = _load(home, marker, ranks) if marker is not None else None
         if saved is not None:
-            _say_who_wrote(folder, saved, unfit, ranks)
+            _say_who_wrote(folder, saved, unfit, ranks, notes)
             return saved
-        _say(ranks, f"{home}: is damaged; looking for the checkpoint before it")
+        _say(ranks, notes, f"{home}: is damaged; looking for the checkpoint before it")
     if unfit is not None:
-        _say(ranks, f"{_written_by(folder, unfit, ranks)}: no usable end of an epoch is saved, so the run starts anew")
+        what = "no usable end of an epoch is saved, so the run starts anew"
+        _say(ranks, notes, f"{_written_by(folder, unfit, ranks)}: {what}")
     return None
 
 
@@ -244,13 +246,13 @@ def _remove(home: Path) -> None:
         shutil.rmtree(home)
 
 
-def _say_who_wrote(folder: Path, saved: Saved, unfit: Marker | None, ranks: Ranks) -> None:
+def _say_who_wrote(folder: Path, saved: Saved, unfit: Marker | None, ranks: Ranks, notes: list[str]) -> None:
     """Tell of another number of processes, where that changes from where the run goes on or how."""
     if unfit is not None:
         what = "the interrupted epoch starts again" if saved.at_epoch_end else "going on"
-        _say(ranks, f"{_written_by(folder, unfit, ranks)}: {what} from step {saved.step}")
+        _say(ranks, notes, f"{_written_by(folder, unfit, ranks)}: {what} from step {saved.step}")
     elif saved.own is None:
-        _say(ranks, f"{_written_by(folder, saved, ranks)}: going on from there, the end of an epoch")
+        _say(ranks, notes, f"{_written_by(folder, saved, ranks)}: going on from there, the end of an epoch")
 
 
 def _written_by(folder: Path, checkpoint: Marker | Saved, ranks: Ranks) -> str:
@@ -258,6 +260,7 @@ def _written_by(folder: Path, checkpoint: Marker | Saved, ranks: Ranks) -> str:
     return f"{home}: written by {checkpoint.world_size} processes, now {ranks.world_size}"
 
 
-def _say(ranks: Ranks, line: str) -> None:
+def _say(ranks: Ranks, notes: list[str], line: str) -> None:
+    notes.append(line)
     if ranks.is_first:
         print(f"fourminutes: {line}", file=sys.stderr)

@@ -96,12 +96,12 @@ def own_state(parts: Parts, course: Course) -> State:
     }
 
 
-def begin(parts: Parts) -> Course:
-    """The course of a run that starts."""
-    return Course(StepClock(parts.device))
+def begin(parts: Parts, notes: Iterable[str] = ()) -> Course:
+    """The course of a run that starts; `notes` say why, where it might have gone on."""
+    return Course(StepClock(parts.device), note="; ".join(notes))
 
 
-def resume(parts: Parts, saved: Saved) -> Course:
+def resume(parts: Parts, saved: Saved, notes: Iterable[str] = ()) -> Course:
     """Bring model, optimizer and random states to where `saved` has them; the loader was made from it.
 
     A checkpoint of another number of processes has no part of this rank's own: it is at an epoch's end, where all
@@ -124,20 +124,15 @@ def resume(parts: Parts, saved: Saved) -> Course:
         epochs=[Epoch.model_validate(epoch) for epoch in shared["epochs"]],
         earlier=tuple(Session.model_validate(session) for session in shared["sessions"]),
         from_step=shared["step"],
-        note=_what_differs(parts, saved),
+        note="; ".join([*notes, *_other_buckets(parts, saved)]),
     )
 
 
-def _what_differs(parts: Parts, saved: Saved) -> str:
-    """What keeps the run from going on bit for bit; nothing as a rule."""
-    if saved.own is None:
-        return (
-            f"begun by {saved.world_size} processes, gone on with by {parts.ranks.world_size} "
-            f"from the start of epoch {len(saved.shared['epochs']) + 1}"
-        )
-    if saved.own["buckets"] != _bucket_layout(parts):
-        return "gradients are summed in other buckets than before: the last bits may differ from an undisturbed run's"
-    return ""
+def _other_buckets(parts: Parts, saved: Saved) -> list[str]:
+    """A note where the run can't go on bit for bit, as after an update of torch."""
+    if saved.own is None or saved.own["buckets"] == _bucket_layout(parts):
+        return []
+    return ["gradients are summed in other buckets than before: the last bits may differ from an undisturbed run's"]
 
 
 def _bucket_layout(parts: Parts) -> list[int]:

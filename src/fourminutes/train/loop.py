@@ -75,11 +75,7 @@ def take_step(parts: Parts, course: Course, batches: Iterator[Batch]) -> StepNew
     if math.isfinite(loss):
         course.losses.append(loss)
     if finite:
-        set_rate(parts.optimizer, rate)
-        if stores_half(parts.settings.precision) and course.batch % parts.steps_per_epoch == 0:
-            course.flushed = flushed_share(parts.optimizer)
-        parts.optimizer.step()
-        course.step += 1
+        _update(parts, course, rate)
     else:
         torch._foreach_copy_(statistics, before)
         course.skipped += 1
@@ -89,6 +85,15 @@ def take_step(parts: Parts, course: Course, batches: Iterator[Batch]) -> StepNew
     if (skips := parts.loss_scale.consecutive_skips) >= parts.settings.max_skipped_steps:
         raise _diverged(parts, course, f"gradients are no finite numbers, {skips} skipped steps in a row")
     return StepNews(course.step, course.batch, loss, rate, loss_scale(parts), skipped=not finite)
+
+
+def _update(parts: Parts, course: Course, rate: float) -> None:
+    """The optimizer's step, and on the epoch's last one what half precision loses of it."""
+    set_rate(parts.optimizer, rate)
+    if stores_half(parts.settings.precision) and course.batch % parts.steps_per_epoch == 0:
+        course.flushed = flushed_share(parts.optimizer)
+    parts.optimizer.step()
+    course.step += 1
 
 
 def accumulate_gradients(parts: Parts, course: Course, batches: Iterator[Batch]) -> float:

@@ -139,11 +139,12 @@ def placed(settings: RunPlan, place: Place, device: torch.device) -> Placement:
 
 
 def _train(job: Job, place: Place, asked_to_stop: Callable[[], bool]) -> RunRecord | None:
-    saved = load_newest(job.checkpoints, place.ranks)
+    notes: list[str] = []
+    saved = load_newest(job.checkpoints, place.ranks, notes)
     parts = _parts(job, place, saved)
     try:
         settle_buckets(parts)
-        course = resume(parts, saved) if saved else begin(parts)
+        course = resume(parts, saved, notes) if saved else begin(parts, notes)
         listener = place.ranks.on_first(lambda: _listeners(job, parts, course)) or Listener()
         _train_and_tell(job, parts, course, listener, place, asked_to_stop)
     finally:
