@@ -309,6 +309,15 @@ def test_without_all_seeds_nothing_is_judged():
     assert judged(plan, "lars-holds").verdict == "not tested"
 
 
+def test_a_plan_that_asks_for_more_seeds_by_now_is_not_judged_by_those_there_are():
+    plan = plan_of()
+    record_arms(plan)
+    more = plan.tuning.model_copy(update={"final_seeds": plan.tuning.final_seeds + 2})
+    comparison = judged(plan.model_copy(update={"tuning": more}), "lars-holds")
+    assert comparison.verdict == "not tested"
+    assert "lars-512 lacks 2 seeds" in comparison.remarks
+
+
 @pytest.mark.parametrize(
     "other", [{"dataset_hash": "cd" * 32}, {"tuning": TUNING.model_copy(update={"tune_images": 40})}]
 )

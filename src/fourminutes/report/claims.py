@@ -62,8 +62,9 @@ class Judgement:
 def judge(plan: Plan, arms: Sequence[Arm]) -> tuple[Judgement, ...]:
     """Every claim of `plan`, judged by `arms`."""
     by_name = {arm.name: arm for arm in arms}
+    seeds = plan.tuning.final_seeds if plan.tuning else 0
     return tuple(
-        Judgement(name, claim, tuple(_compared(claim, comparison, by_name) for comparison in claim.comparisons))
+        Judgement(name, claim, tuple(_compared(claim, comparison, by_name, seeds) for comparison in claim.comparisons))
         for name, claim in plan.claims.items()
     )
 
@@ -115,9 +116,9 @@ def _gains(arm: Arm, against: Arm) -> Values:
     return arm.scores(seeds) - against.scores(seeds)
 
 
-def _compared(claim: ClaimPlan, plan: ComparisonPlan, arms: Mapping[str, Arm]) -> Comparison:
+def _compared(claim: ClaimPlan, plan: ComparisonPlan, arms: Mapping[str, Arm], seeds: int) -> Comparison:
     arm, against = arms.get(plan.arm), arms.get(plan.against)
-    obstacles = tuple(_obstacles(plan, arms))
+    obstacles = tuple(_obstacles(plan, arms, seeds))
     if arm is None or against is None or obstacles:
         return Comparison(plan, arm, against, 0, None, Verdict.NOT_TESTED, obstacles)
     difference = paired_difference(arm, against)
@@ -129,14 +130,14 @@ def _compared(claim: ClaimPlan, plan: ComparisonPlan, arms: Mapping[str, Arm]) -
     return Comparison(plan, arm, against, len(common_seeds(arm, against)), difference, verdict, remarks)
 
 
-def _obstacles(plan: ComparisonPlan, arms: Mapping[str, Arm]) -> Iterator[str]:
-    """Why nothing can be said yet."""
+def _obstacles(plan: ComparisonPlan, arms: Mapping[str, Arm], seeds: int) -> Iterator[str]:
+    """Why nothing can be said yet; `seeds` is how many the plan asks of every arm."""
     names = plan.sweeps
     if unrecorded := [name for name in names if name not in arms]:
         yield f"no record yet of {words.joined(unrecorded)}"
     recorded = [arms[name] for name in names if name in arms]
     for one in recorded:
-        if missing := set(range(one.record.tuning.final_seeds)).difference(one.seeds):
+        if missing := set(range(seeds)).difference(one.seeds):
             yield f"{one.name} lacks {words.count(len(missing), 'seed')}"
     if len({one.pictures for one in recorded}) > 1:
         yield f"{words.joined([one.name for one in recorded])} are not on the same pictures"
