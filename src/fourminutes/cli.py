@@ -13,8 +13,7 @@ import typer
 
 from fourminutes import __version__
 from fourminutes.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Interrupted, RunFailed, UserError
-from fourminutes.plan.data import ResplitPlan
-from fourminutes.plan.load import load_plan
+from fourminutes.plan import ResplitPlan, load_plan
 
 app = typer.Typer(
     help="ImageNet from its archives to trained networks, and to the paper's tables and figures beside your own.",

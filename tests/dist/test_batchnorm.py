@@ -100,7 +100,7 @@ def small_model(seed: int = 0) -> nn.Module:
     return build_model(ModelPlan(name="resnet_small", width=0.25, image_px=16), 5, seed=seed)
 
 
-def kinship(launch: Launch) -> None:
+def kinship(launch: Launch) -> int:
     """A model with shared norms is in every other respect the model."""
     model, plain = small_model(), small_model()
     state, parameters = model.state_dict(), dict(model.named_parameters())
@@ -120,10 +120,11 @@ def kinship(launch: Launch) -> None:
     shared.eval()  # and now without a word to the others
     torch.testing.assert_close(shared(images), plain.eval()(images), rtol=0, atol=0)
     shared.load_state_dict(small_model(seed=1).state_dict())
+    return len(norms)
 
 
 def test_shared_norms_keep_names_parameters_groups_and_evaluation() -> None:
-    run_ranks(kinship, 2)
+    assert run_ranks(kinship, 2) == [NORMS, NORMS]
 
 
 def trained_weights(launch: Launch) -> Tensor:

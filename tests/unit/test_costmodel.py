@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from support.epochs import epoch_record, step_times
 
 from fourminutes.comm.fit import UNLIMITED_BYTE_S, cost_terms, fit_links
 from fourminutes.errors import UserError
@@ -14,7 +15,6 @@ from fourminutes.record import (
     LinkFit,
     Placement,
     RunRecord,
-    StepTimes,
     provenance,
 )
 from fourminutes.scale.costmodel import Link, Workload, allreduce_time, bucket_count, step_time
@@ -170,31 +170,11 @@ def comm_record(link: Link) -> CommRecord:
 
 
 def epoch(number: int, step_s: float, steps: int = 10) -> Epoch:
-    times = StepTimes(
-        total_s=99,
-        input_wait_s=0.1 * step_s * steps,
-        forward_s=0.3 * step_s * steps,
-        backward_s=0.5 * step_s * steps,
-        exposed_reduce_s=3,
-        optimizer_s=0.1 * step_s * steps,
-        evaluation_s=4,
-        checkpoint_s=5,
-        other_s=6,
-    )
-    return Epoch(
-        epoch=number,
-        steps=number * steps,
-        train_loss=1,
-        train_images=2560,
-        dropped_images=0,
-        rate=0.1,
-        val_loss=1,
-        top1_percent=50,
-        top5_percent=90,
-        val_images=100,
-        images_per_s=1,
-        times=times,
-    )
+    """What a step takes by itself is `step_s`; what else there is must not count."""
+    own = {"input_wait_s": 0.1, "forward_s": 0.3, "backward_s": 0.5, "optimizer_s": 0.1}
+    others = {"exposed_reduce_s": 3, "evaluation_s": 4, "checkpoint_s": 5, "other_s": 6}
+    times = step_times(**{part: share * step_s * steps for part, share in own.items()}, **others)
+    return epoch_record(number, steps_per_epoch=steps, times=times)
 
 
 def run_record(wire: str = "fp16") -> RunRecord:

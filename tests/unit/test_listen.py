@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support import epochs
+from support.epochs import step_times
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fourminutes.errors import UserError
-from fourminutes.record import Epoch, StepTimes
+from fourminutes.record import Epoch
 from fourminutes.train.display import Display, epoch_line, time_percent
 from fourminutes.train.listen import Listener, Listeners, StepNews
 from fourminutes.train.tensorboard import tensorboard
 
 STEPS = 4  # of an epoch
-TIMES = StepTimes(
-    total_s=40,
+TIMES = step_times(
     input_wait_s=1,
     forward_s=12,
     backward_s=20,
@@ -26,24 +28,7 @@ TIMES = StepTimes(
     checkpoint_s=0.4,
     other_s=0.5,
 )
-
-
-def epoch_record(number: int, **changed: object) -> Epoch:
-    values = {
-        "epoch": number,
-        "steps": STEPS * number,
-        "train_loss": 2.5,
-        "train_images": 1000,
-        "dropped_images": 0,
-        "rate": 0.5,
-        "val_loss": 3.0 - number / 10,
-        "top1_percent": 10.0 * number,
-        "top5_percent": 20.0 * number,
-        "val_images": 100,
-        "images_per_s": 123.4,
-        "times": TIMES,
-    }
-    return Epoch.model_validate(values | changed)
+epoch_record = partial(epochs.epoch_record, steps_per_epoch=STEPS, times=TIMES)
 
 
 def news(batch: int, **changed: object) -> StepNews:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from support.epochs import epoch_record
 from support.mlperf_checker import failures
 
 from fourminutes.errors import UserError
 from fourminutes.plan import MlperfPlan, RunPlan, load_plan
-from fourminutes.record import Epoch, StepTimes
 from fourminutes.train.listen import StepNews
 from fourminutes.train.mlperf import MlperfLog
 
@@ -53,33 +53,13 @@ def open_log(path: Path, run: RunPlan, *, division: str = "closed", resumed: boo
     return MlperfLog(path, run, submitter, train_images=800, val_images=100, steps_per_epoch=STEPS, resumed=resumed)
 
 
-def epoch_record(number: int, top1_percent: float) -> Epoch:
-    parts = dict.fromkeys(
-        ["input_wait", "forward", "backward", "exposed_reduce", "optimizer", "evaluation", "checkpoint", "other"], 1.0
-    )
-    return Epoch(
-        epoch=number,
-        steps=STEPS * number,
-        train_loss=1.0,
-        train_images=256 * STEPS,
-        dropped_images=32,
-        rate=0.1,
-        val_loss=1.0,
-        top1_percent=top1_percent,
-        top5_percent=99.0,
-        val_images=100,
-        images_per_s=100.0,
-        times=StepTimes(total_s=8.0, **{f"{part}_s": seconds for part, seconds in parts.items()}),
-    )
-
-
 def train_epoch(log: MlperfLog, number: int, top1_percent: float) -> None:
     """What the loop says of one epoch."""
     log.epoch_begins(number)
     for step in range(STEPS * (number - 1) + 1, STEPS * number + 1):
         log.step(StepNews(step, step, 1.0, 0.1, None, skipped=False))
     log.evaluation_begins(number)
-    log.epoch_ends(epoch_record(number, top1_percent))
+    log.epoch_ends(epoch_record(number, steps_per_epoch=STEPS, top1_percent=top1_percent))
 
 
 def train(log: MlperfLog, *top1_percent: float) -> None:

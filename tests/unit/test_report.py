@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from support.epochs import epoch_record, step_times
 from sweep_records import PROVENANCE, plan_blocks, record_arms
 
 from fourminutes.errors import UserError
@@ -29,7 +30,6 @@ from fourminutes.plan import (
 from fourminutes.record import (
     CollectiveTiming,
     CommRecord,
-    Epoch,
     Manifest,
     Placement,
     Prediction,
@@ -70,20 +70,15 @@ def run_record(name, plan="made", run_settings=None, final_top1=80.0, rate=100.0
     images = 1600
     seconds = images / rate
     epochs = tuple(
-        Epoch(
-            epoch=number,
-            steps=3 * number,
-            train_loss=2.3 / number,
+        epoch_record(
+            number,
+            steps_per_epoch=3,
             train_images=images,
-            dropped_images=0,
-            rate=0.1,
-            val_loss=2.0 / number,
             top1_percent=10 + (final_top1 - 10) * (1 - 0.55**number) / (1 - 0.55**chosen.epochs),
             top5_percent=60.0 + 5 * number,
             val_images=400,
             images_per_s=rate,
-            times=StepTimes(
-                total_s=seconds + 2.0,
+            times=step_times(
                 input_wait_s=0.05 * seconds,
                 forward_s=0.25 * seconds,
                 backward_s=0.5 * seconds,

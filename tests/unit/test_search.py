@@ -9,8 +9,8 @@ import pytest
 
 from fourminutes.errors import UserError
 from fourminutes.plan import RunPlan, TuningPlan
-from fourminutes.record import Trial
-from fourminutes.train.search import Want, chosen_value, is_at_edge, next_final, next_tuning, packed, tune_percent
+from fourminutes.record import Trial, packed_hits
+from fourminutes.train.search import Want, chosen_value, is_at_edge, next_final, next_tuning, tune_percent
 from fourminutes.train.sweep import with_value
 
 TUNING = TuningPlan(points=6, budget=9, tune_images=10, seed=1000, final_seeds=3)
@@ -25,7 +25,7 @@ def trial(purpose: str, value: float, seed: int, correct: int) -> Trial:
         seed=seed,
         settings_hash="",
         diverged=False,
-        hits=packed(hits),
+        hits=packed_hits(hits),
         train_loss=1.0,
         skipped_steps=0,
         flushed_percent=None,
@@ -99,7 +99,7 @@ def test_reported_pictures_have_no_say_in_the_choice():
     ("hits", "digits"), [([True], "8"), ([False] * 5, "00"), ([False, False, False, True, True], "18")]
 )
 def test_hits_are_packed_from_the_highest_bit_on(hits, digits):
-    assert packed(hits) == digits
+    assert packed_hits(hits) == digits
 
 
 def test_a_key_at_any_depth_takes_the_value():

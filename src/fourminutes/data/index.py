@@ -42,8 +42,7 @@ from fourminutes.data.ilsvrc import Source, find_source, list_train, list_val
 from fourminutes.data.resplit import split_anew
 from fourminutes.errors import UserError
 from fourminutes.files import written_aside
-from fourminutes.plan import SPLITS, Split
-from fourminutes.plan.data import ResplitPlan
+from fourminutes.plan import SPLITS, ResplitPlan, Split
 from fourminutes.record import Record
 
 _METADATA_KEY = b"fourminutes"

@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fourminutes.errors import UserError
-from fourminutes.plan import SPLITS, Split
-from fourminutes.plan.data import ResplitPlan
+from fourminutes.plan import SPLITS, ResplitPlan, Split
 
 
 def split_anew(listings: Mapping[Split, pa.Table], resplit: ResplitPlan, where: Path) -> dict[Split, pa.Table]:

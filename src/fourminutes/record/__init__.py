@@ -2,6 +2,7 @@
 
 from fourminutes.record.base import Record, read_record, write_record
 from fourminutes.record.dataset import ImageNote, Manifest, ShardEntry, ShardRecord, SplitSummary
+from fourminutes.record.hits import Hits, digits_of, packed_hits, unpacked_hits
 from fourminutes.record.measure import CollectiveTiming, CommRecord, LinkFit, Prediction, ScaleRecord
 from fourminutes.record.provenance import Provenance, provenance, utc_now
 from fourminutes.record.run import Epoch, Placement, RunRecord, Session, StepTimes
@@ -11,6 +12,7 @@ __all__ = [
     "CollectiveTiming",
     "CommRecord",
     "Epoch",
+    "Hits",
     "ImageNote",
     "LinkFit",
     "Manifest",
@@ -27,8 +29,11 @@ __all__ = [
     "StepTimes",
     "SweepRecord",
     "Trial",
+    "digits_of",
+    "packed_hits",
     "provenance",
     "read_record",
+    "unpacked_hits",
     "utc_now",
     "write_record",
 ]

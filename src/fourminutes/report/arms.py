@@ -9,14 +9,11 @@ from re import sub
 from statistics import fmean
 
 import numpy as np
-import numpy.typing as npt
 
 from fourminutes.errors import UserError
 from fourminutes.plan import Plan
-from fourminutes.record import SweepRecord, Trial, read_record
+from fourminutes.record import Hits, SweepRecord, Trial, digits_of, read_record, unpacked_hits
 from fourminutes.report.bootstrap import Estimate, Values, estimate
-
-Hits = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -86,13 +83,12 @@ class Arm:
             UserError: the record has not one bit an image.
         """
         images = self.record.val_images
-        if len(trial.hits) != -(-images // 4):
+        if len(trial.hits) != digits_of(images):
             raise UserError(
                 f"{self.path}: trial {trial.value:g} of seed {trial.seed} has {len(trial.hits)} digits of hits, "
                 f"which are not those of {images} images; remove the file and make the sweep again"
             )
-        whole_bytes = trial.hits + "0" * (len(trial.hits) % 2)
-        return np.unpackbits(np.frombuffer(bytes.fromhex(whole_bytes), np.uint8), count=images).astype(np.bool_)
+        return unpacked_hits(trial.hits)[:images]
 
 
 def family(name: str) -> str:

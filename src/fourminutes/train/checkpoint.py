@@ -43,7 +43,7 @@ class Marker(Record):
     """What `complete.json` says of the files beside it."""
 
     format: Literal[2] = Field(description="version of this form")
-    step: int = Field(ge=0, description="step after which the checkpoint was taken, as in the folder's name")
+    step: int = Field(ge=0, description="global batches trained on by then, as in the folder's name")
     world_size: int = Field(ge=1, description="number of processes that wrote it")
     at_epoch_end: bool = Field(description="whether an epoch was over, when all ranks hold what the shared part says")
     sha256: dict[str, str] = Field(description="SHA-256 of every file, by name")
@@ -64,7 +64,7 @@ class Saved:
         own: this rank's own part; None where another number of processes wrote the checkpoint.
         world_size: number of processes that wrote it.
         at_epoch_end: whether an epoch was over.
-        step: step after which it was taken.
+        step: global batches trained on by then, whether or not their steps were skipped.
     """
 
     shared: State

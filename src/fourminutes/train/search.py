@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Literal
 
 from fourminutes.plan import TuningPlan
-from fourminutes.record import Trial
+from fourminutes.record import Trial, unpacked_hits
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,7 @@ def is_at_edge(trials: Sequence[Trial], value: float) -> bool:
 
 def tune_percent(tuning: TuningPlan, trial: Trial) -> float:
     """Top-1 accuracy on the pictures that choose, in percent."""
-    bits = f"{int(trial.hits, 16):0{4 * len(trial.hits)}b}"
-    return 100 * bits[: tuning.tune_images].count("1") / tuning.tune_images
-
-
-def packed(hits: Sequence[bool]) -> str:
-    """`hits` as hexadecimal digits, the first one in the highest bit; filled up with zeros to whole digits."""
-    digits = -(-len(hits) // 4)
-    bits = "".join("01"[hit] for hit in hits).ljust(4 * digits, "0")
-    return f"{int(bits, 2):0{digits}x}"
+    return 100 * float(unpacked_hits(trial.hits)[: tuning.tune_images].mean())
 
 
 def _values(trials: Sequence[Trial]) -> list[float]:

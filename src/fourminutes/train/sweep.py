@@ -15,13 +15,13 @@ from fourminutes.comm.launch import device_of, process_group, resolve_launch
 from fourminutes.errors import Interrupted, RunFailed, UserError
 from fourminutes.plan import DataPlan, Plan, RunPlan, SweepPlan, TuningPlan
 from fourminutes.progress import progress
-from fourminutes.record import Manifest, SweepRecord, Trial, provenance, read_record, write_record
+from fourminutes.record import Manifest, SweepRecord, Trial, packed_hits, provenance, read_record, write_record
 from fourminutes.train.course import Course, begin
 from fourminutes.train.interrupt import stop_signals
 from fourminutes.train.listen import Listener
 from fourminutes.train.loop import train_epochs
 from fourminutes.train.run import LOST_AFTER_S, Place, data_of, placed, require_fit
-from fourminutes.train.search import Want, chosen_value, is_at_edge, next_final, next_tuning, packed, tune_percent
+from fourminutes.train.search import Want, chosen_value, is_at_edge, next_final, next_tuning, tune_percent
 from fourminutes.train.setup import Input, Parts, Position, set_up, settle_buckets
 
 
@@ -162,7 +162,7 @@ def _entry(arm: Arm, want: Want, parts: Parts, course: Course, diverged: bool, w
         seed=want.seed,
         settings_hash=parts.settings.recipe_hash,
         diverged=diverged,
-        hits=packed([False] * arm.val_images if diverged else course.hits),
+        hits=packed_hits([False] * arm.val_images if diverged else course.hits),
         train_loss=None if diverged else course.epochs[-1].train_loss,
         skipped_steps=sum(epoch.skipped_steps for epoch in course.epochs),
         flushed_percent=fmean(flushed) if flushed else None,
