@@ -20,7 +20,7 @@ from fourminutes.models import build_model
 from fourminutes.plan import BatchPlan, LoaderPlan, ModelPlan, Precision, RunPlan, SchedulePlan
 from fourminutes.record import Manifest
 from fourminutes.train.course import begin
-from fourminutes.train.loop import take_step
+from fourminutes.train.loop import stepper_of, take_step
 from fourminutes.train.ranks import Ranks
 from fourminutes.train.setup import Input, Position, set_up, settle_arithmetic
 
@@ -49,6 +49,7 @@ class Case:
         loop: the trainer's, or the plain one.
         input: one batch held on the device, or batches that DALI makes from shards.
         precision: of the plan; the plain loop runs under autocast to fp16 for both `amp` and `half`.
+        cuda_graph: whether the trainer's step is recorded and replayed.
         batch: images a device.
     """
 
@@ -56,6 +57,7 @@ class Case:
     input: Literal["held", "shards"]
     precision: Precision
     compile: bool
+    cuda_graph: bool
     batch: int
 
 
@@ -82,6 +84,7 @@ class Bench:
         return RunPlan(
             precision=case.precision,
             compile=case.compile,
+            cuda_graph=case.cuda_graph,
             model=self.model,
             batch=BatchPlan(global_batch=case.batch, per_device=case.batch),
             schedule=SchedulePlan(base_rate=RATE, decay="constant"),
@@ -115,7 +118,7 @@ class Ours:
 
     def __init__(self, source: Input) -> None:
         self.parts = set_up(source, discover(ALONE), Ranks.of(ALONE, timeout_s=TIMEOUT_S), Position())
-        self.course = begin(self.parts)
+        self.course, self._stepper = begin(self.parts), stepper_of(self.parts)
         self._batches = self.parts.training.epoch()
 
     def settle(self) -> None:
@@ -124,7 +127,7 @@ class Ours:
 
     def step(self) -> None:
         """One optimizer step, with loss scale, overflow check, batch norm's way back and the clock."""
-        take_step(self.parts, self.course, self._batches)
+        take_step(self.parts, self.course, self._batches, self._stepper)
 
 
 class Plain:

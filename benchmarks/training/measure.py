@@ -137,7 +137,8 @@ def named(case: Case) -> str:
     """The loop in words."""
     dtype = {None: "fp32", torch.bfloat16: "bf16 autocast", torch.float16: "fp16 autocast"}
     form = case.precision if case.loop == "ours" else dtype[autocast_dtype(case.precision)]
-    return f"{case.loop}, {form}{', compiled' if case.compile else ''}"
+    extras = [name for name, on in (("compiled", case.compile), ("CUDA graph", case.cuda_graph)) if on]
+    return ", ".join([case.loop, form, *extras])
 
 
 def as_record(rates: Rates) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ from fourminutes.plan import LoaderPlan, ModelPlan  # noqa: E402
 from fourminutes.record import provenance  # noqa: E402
 
 PROFILED_STEPS = 5
-COMPILE = {"off": [False], "on": [True], "both": [False, True]}
+FORMS = {"off": [False], "on": [True], "both": [False, True]}
 
 
 def main() -> None:
@@ -65,7 +65,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", choices=["resnet50", "alexnet_bn"], default="resnet50")
     parser.add_argument("--batches", type=int, nargs="+", metavar="N", help="images a device; default 32 64 256")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16", "amp", "half"], help="default half, or fp32")
-    parser.add_argument("--compile", choices=COMPILE, default="off")
+    parser.add_argument("--compile", choices=FORMS, default="off")
+    parser.add_argument("--cuda-graph", choices=FORMS, help="whether our steps are recorded; default both on a GPU")
     parser.add_argument("--source", type=Path, help="a folder in ImageNet's layout; default pictures are drawn")
     parser.add_argument("--images", type=int, help="training images in the shards; default all, or 4096 drawn ones")
     parser.add_argument("--loader-threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -78,6 +79,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--profile", action="store_true", help="a profile of each of our loops on held input")
     parser.add_argument("--out", type=Path, default=Path("work/train_speed.json"), help="JSON record to write")
     asked = parser.parse_args()
+    asked.cuda_graph = asked.cuda_graph or ("both" if torch.cuda.is_available() else "off")
     small = {"batches": [4, 8], "precision": ["fp32"], "rounds": 7, "steps": 5, "warm_up": 2, "lead_in": 1}
     full = {"batches": [32, 64, 256], "precision": ["half"], "rounds": 15, "steps": 100, "warm_up": 20, "lead_in": 5}
     for name, value in (small if asked.small else full).items():
@@ -101,12 +103,11 @@ def shards_of(asked: argparse.Namespace, scratch: Path) -> Shards | None:
 
 def cases_of(asked: argparse.Namespace, inputs: Sequence[str]) -> list[Case]:
     """All that is measured: ours in every form, and a plain loop, compiled and not, for each number format."""
-    cases = []
-    for batch, compiled in product(asked.batches, COMPILE[asked.compile]):
-        cases += [Case("ours", where, form, compiled, batch) for form in asked.precision for where in inputs]
+    ours = product(asked.batches, FORMS[asked.compile], FORMS[asked.cuda_graph], asked.precision, inputs)
+    cases = [Case("ours", where, form, compiled, graph, batch) for batch, compiled, graph, form, where in ours]
     plain = {autocast_dtype(form): form for form in asked.precision}.values()
-    for batch, compiled in product(asked.batches, sorted({False, *COMPILE[asked.compile]})):
-        cases += [Case("plain", "held", form, compiled, batch) for form in plain]
+    for batch, compiled in product(asked.batches, sorted({False, *FORMS[asked.compile]})):
+        cases += [Case("plain", "held", form, compiled, cuda_graph=False, batch=batch) for form in plain]
     return sorted(cases, key=lambda case: case.batch)
 
 

@@ -22,7 +22,7 @@ from fourminutes.record import Manifest
 from fourminutes.train.accounting import StepClock
 from fourminutes.train.course import Course
 from fourminutes.train.evaluate import evaluate
-from fourminutes.train.loop import accumulate_gradients
+from fourminutes.train.step import accumulate_gradients
 from fourminutes.train.loss_scale import LossScale
 from fourminutes.train.ranks import Ranks
 from fourminutes.train.setup import distributed

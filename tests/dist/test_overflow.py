@@ -16,8 +16,8 @@ from unittest import mock
 import pytest
 from training import STEPS, Bench, Disturbance, launch, made_bench, record_of, signal_after_step
 
-from fourminutes.train import loop
-from fourminutes.train.checkpoint import BEST
+from fourminutes.train import loop, step
+from fourminutes.train.checkpoint import BEST, MARKER
 
 BAD = 3  # the batch of which one rank's loss is infinite
 
@@ -37,11 +37,11 @@ def both(one: Disturbance, other: Disturbance) -> Iterator[None]:
 @contextmanager
 def telling(name: str, *, bad_batches: tuple[int, ...] = ()) -> Iterator[None]:
     """Write what every step came to, and the weights' sum, to a file; the loss of `bad_batches` is infinite here."""
-    take_step, batch_loss = loop.take_step, loop.batch_loss
+    take_step, batch_loss = loop.take_step, step.batch_loss
     seen = iter(range(1, 1_000_000))
 
-    def told_step(parts: Any, course: Any, batches: Any) -> Any:
-        news = take_step(parts, course, batches)
+    def told_step(parts: Any, *others: Any) -> Any:
+        news = take_step(parts, *others)
         sums = [float(weight.double().sum()) for weight in parts.weights]
         statistics = [float(buffer.double().sum()) for buffer in parts.model.buffers() if buffer.is_floating_point()]
         log.write(json.dumps(asdict(news) | {"weights": sums, "statistics": statistics}) + "\n")
@@ -54,13 +54,18 @@ def telling(name: str, *, bad_batches: tuple[int, ...] = ()) -> Iterator[None]:
     with (
         Path(f"{name}.{os.environ['RANK']}.news").open("w") as log,
         mock.patch.object(loop, "take_step", told_step),
-        mock.patch.object(loop, "batch_loss", disturbed_loss),
+        mock.patch.object(step, "batch_loss", disturbed_loss),
     ):
         yield
 
 
 def told(bench: Bench, name: str, rank: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (bench.folder / f"{name}.{rank}.news").read_text().splitlines()]
+
+
+def checkpoints(bench: Bench, name: str) -> list[str]:
+    """The complete ones of a run, the oldest first."""
+    return sorted(marker.parent.name for marker in (bench.folder / "work" / name).glob(f"*/step-*/{MARKER}"))
 
 
 @pytest.mark.parametrize("precision", ["half", "fp32"])
@@ -91,20 +96,17 @@ def test_an_overflow_at_an_epochs_end_keeps_its_checkpoint_and_the_best_weights(
     """The step is skipped, but the weights are as good as they were."""
     last = STEPS // 2
     plan = bench.plan("late", epochs=3, batch={"global_batch": 16, "per_device": 16}, checkpoint={"every_steps": 100})
-    stopping = partial(signal_after_step, last + 1, signal.SIGKILL)
+    stopping = partial(signal_after_step, last + 1, signal.SIGTERM)
     launch(bench, plan, {0: partial(both, partial(telling, "late", bad_batches=(last,)), stopping)})
-    homes = [home.name for home in (bench.folder / "work" / "late").glob("*/step-*/complete.json")]
-    assert homes == ["complete.json"]
+    assert checkpoints(bench, "late")[0] == f"step-{last:08d}"
     assert len(list((bench.folder / "work" / "late").glob(f"*/{BEST}"))) == 1
 
 
-@pytest.mark.parametrize(("every_steps", "bad", "saved"), [(3, 3, 4)])
-def test_a_checkpoint_that_falls_on_a_skipped_step_comes_with_the_next(bench, every_steps, bad, saved):
-    plan = bench.plan("next", batch={"global_batch": 16, "per_device": 16}, checkpoint={"every_steps": every_steps})
-    stopping = partial(signal_after_step, saved, signal.SIGTERM)
-    launch(bench, plan, {0: partial(both, partial(telling, "next", bad_batches=(bad,)), stopping)})
-    steps = sorted(home.parent.name for home in (bench.folder / "work" / "next").glob("*/step-*/complete.json"))
-    assert steps[0] == f"step-{saved:08d}"
+def test_a_checkpoint_that_falls_on_a_skipped_step_comes_with_the_next(bench):
+    plan = bench.plan("next", batch={"global_batch": 16, "per_device": 16}, checkpoint={"every_steps": BAD})
+    stopping = partial(signal_after_step, BAD + 1, signal.SIGTERM)
+    launch(bench, plan, {0: partial(both, partial(telling, "next", bad_batches=(BAD,)), stopping)})
+    assert checkpoints(bench, "next")[0] == f"step-{BAD + 1:08d}"
 
 
 def test_a_skipped_step_leaves_batch_norms_running_statistics_alone(bench):

@@ -28,7 +28,7 @@ from fourminutes.train.accounting import StepClock
 from fourminutes.train.checkpoint import BEST, FINAL, SHARED
 from fourminutes.train.course import Course
 from fourminutes.train.evaluate import evaluate, image_scores
-from fourminutes.train.loop import accumulate_gradients
+from fourminutes.train.step import accumulate_gradients
 from fourminutes.train.loss_scale import LossScale
 from fourminutes.train.ranks import Ranks
 from fourminutes.train.run import parameter_checksum

@@ -189,6 +189,11 @@ class RunPlan(PlacedPlan):
         20, ge=1, description="steps in a row that may be skipped for an overflow before the run is given up"
     )
     compile: bool = Field(False, description="compile the network with torch.compile")
+    cuda_graph: bool = Field(
+        False,
+        description="replay each step's kernels from CUDA graphs instead of launching them one by one, which pays with "
+        "few images a device; one process on a GPU",
+    )
     model: ModelPlan = Field(default_factory=ModelPlan, description="network")
     optimizer: OptimizerPlan = Field(default_factory=OptimizerPlan, description="update rule")
     schedule: SchedulePlan = Field(default_factory=SchedulePlan, description="learning rate")
@@ -239,6 +244,8 @@ class RunPlan(PlacedPlan):
                 f"batch.global_batch {self.batch.global_batch} is no multiple of "
                 f"batch.per_device x processes = {self.batch.per_device} x {self.processes} = {at_once}"
             )
+        if self.cuda_graph and self.processes > 1:
+            raise ValueError(f"cuda_graph: only for processes 1, not {self.processes}; set it to false")
         if self.processes % self.batch.bn_span:
             raise ValueError(f"batch.bn_span {self.batch.bn_span} does not divide processes {self.processes}")
         if self.schedule.milestones and self.schedule.milestones[-1] >= self.epochs:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from functools import partial
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from fourminutes.data.loader import Batch
 from fourminutes.errors import Interrupted, RunFailed
-from fourminutes.optim import flushed_share, set_rate, step_rate
+from fourminutes.optim import set_rate, step_rate
 from fourminutes.record import Epoch
 from fourminutes.train.batchnorm import average_running_statistics, recalibrate
+from fourminutes.train.capture import CapturedStep, CudaGraphs
 from fourminutes.train.course import Course, own_state, shared_state
 from fourminutes.train.evaluate import Evaluation, evaluate
 from fourminutes.train.interrupt import StopBoard
 from fourminutes.train.listen import Listener, StepNews
-from fourminutes.train.precision import stores_half, uses_loss_scale
+from fourminutes.train.precision import uses_loss_scale
 from fourminutes.train.setup import Parts
+from fourminutes.train.step import Stepper, eager_step
 from fourminutes.train.writer import CheckpointWriter
 
 
@@ -38,13 +38,13 @@ def train_epochs(
         Interrupted: a rank was asked to stop; everything is saved, where there is a `writer`.
         RunFailed: gradients stay no finite numbers, or weights are none at the end of an epoch.
     """
-    board = StopBoard(parts.ranks)
+    board, stepper = StopBoard(parts.ranks), stepper_of(parts)
     for epoch in range(course.batch // parts.steps_per_epoch, parts.settings.epochs):
         listener.epoch_begins(epoch + 1)
         batches = parts.training.epoch()
         last_batch = (epoch + 1) * parts.steps_per_epoch
         while course.batch < last_batch:
-            listener.step(take_step(parts, course, batches))
+            listener.step(take_step(parts, course, batches, stepper))
             at_epoch_end = course.batch == last_batch
             is_durable = at_epoch_end or _is_due(parts, course)
             stop = board.exchange(asked_to_stop(), is_durable=is_durable)
@@ -56,73 +56,35 @@ def train_epochs(
                 _keep_safe(parts, course, writer, at_epoch_end=at_epoch_end, stop=stop)
 
 
-def take_step(parts: Parts, course: Course, batches: Iterator[Batch]) -> StepNews:
+def take_step(parts: Parts, course: Course, batches: Iterator[Batch], stepper: Stepper) -> StepNews:
     """One optimizer step on one global batch; the news holds this rank's mean loss over its share of it.
 
-    Where the averaged gradient holds anything but finite numbers the step is skipped. Every rank has the same bits of
-    it, so all skip together, and nothing but the loss scale remembers: weights, momentum, batch norm's statistics and
-    the place in the schedule are as they were.
+    Where the averaged gradient holds anything but finite numbers the step is skipped, and little is left of it: the
+    loss scale, the pictures seen, batch norm's count of them. The place in the schedule is as it was.
 
     Raises:
         RunFailed: that many steps in a row were skipped.
     """
     rate = current_rate(parts, course.step + 1)
-    statistics = _running_statistics(parts)
-    before = [buffer.clone() for buffer in statistics]
-    loss = accumulate_gradients(parts, course, batches)
-    finite = parts.loss_scale.unscale_([weight.grad for weight in parts.weights if weight.grad is not None])
+    set_rate(parts.optimizer, rate)
+    loss, finite = stepper(course, batches)
     course.batch += 1
+    course.step += finite
+    course.skipped += not finite
     if math.isfinite(loss):
         course.losses.append(loss)
-    if finite:
-        _update(parts, course, rate)
-    else:
-        torch._foreach_copy_(statistics, before)
-        course.skipped += 1
     parts.loss_scale.update(finite)
-    parts.optimizer.zero_grad(set_to_none=True)
     course.clock.lap("optimizer")
     if (skips := parts.loss_scale.consecutive_skips) >= parts.settings.max_skipped_steps:
         raise _diverged(parts, course, f"gradients are no finite numbers, {skips} skipped steps in a row")
     return StepNews(course.step, course.batch, loss, rate, loss_scale(parts), skipped=not finite)
 
 
-def _update(parts: Parts, course: Course, rate: float) -> None:
-    """The optimizer's step, and on the epoch's last one what half precision loses of it."""
-    set_rate(parts.optimizer, rate)
-    if stores_half(parts.settings.precision) and course.batch % parts.steps_per_epoch == 0:
-        course.flushed = flushed_share(parts.optimizer)
-    parts.optimizer.step()
-    course.step += 1
-
-
-def accumulate_gradients(parts: Parts, course: Course, batches: Iterator[Batch]) -> float:
-    """Leave the gradient of the scaled mean loss over the global batch in `.grad`, on every rank the same.
-
-    With K micro-batches each loss is divided by K, gradients add up in the parameters' number format (fp32 but in
-    half-lars), and only the last one's backward pass averages over the ranks. So in fp16 the backward passes see the
-    loss scale divided by K. Returns the mean loss, unscaled.
-    """
-    micro_batches = parts.settings.micro_batches
-    losses: list[Tensor] = []
-    # What came before, such as progress or waiting for other ranks, is no wait for input.
-    course.clock.lap("other")
-    for number in range(micro_batches):
-        batch = next(batches)
-        course.clock.lap("input_wait")
-        with nullcontext() if number == micro_batches - 1 else parts.without_reduce():
-            loss = batch_loss(parts, batch) / micro_batches
-            course.clock.lap("forward")
-            parts.loss_scale.scaled(loss).backward()  # type: ignore[no-untyped-call]
-        losses.append(loss.detach())
-        course.clock.lap("backward")
-    return float(torch.stack(losses).sum())
-
-
-def batch_loss(parts: Parts, batch: Batch) -> Tensor:
-    """Cross-entropy with label smoothing, in nats, the mean over the batch: a scalar in fp32."""
-    logits = parts.parallel(batch.images)
-    return functional.cross_entropy(logits, batch.labels, label_smoothing=parts.settings.label_smoothing)
+def stepper_of(parts: Parts) -> Stepper:
+    """How the run takes its steps; to be asked once weights and optimizer are where it begins or goes on."""
+    if parts.settings.cuda_graph:
+        return CapturedStep(parts, CudaGraphs())
+    return partial(eager_step, parts)
 
 
 def current_rate(parts: Parts, step: int) -> float:
@@ -134,11 +96,6 @@ def current_rate(parts: Parts, step: int) -> float:
 def loss_scale(parts: Parts) -> float | None:
     """The factor on the loss, where the precision has one."""
     return parts.loss_scale.value if uses_loss_scale(parts.settings.precision) else None
-
-
-def _running_statistics(parts: Parts) -> list[Tensor]:
-    """Batch norm's running means and variances, which a forward pass changes."""
-    return [buffer for buffer in parts.model.buffers() if buffer.is_floating_point()]
 
 
 def _keep_safe(

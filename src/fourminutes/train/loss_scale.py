@@ -36,30 +36,49 @@ class LossScale:
         initial: S at the start, above 0.
         dynamic: whether S follows the overflows.
         growth_steps: steps without an overflow before S doubles.
+        device: where losses and gradients are. S is kept there too, always at the same place, so that a step recorded
+            in a CUDA graph follows it.
 
     Attributes:
-        value: S.
         consecutive_skips: overflows since the last step without one.
     """
 
-    def __init__(self, initial: float = 1.0, *, dynamic: bool = False, growth_steps: int = 2000) -> None:
-        self.value = float(initial)
+    def __init__(
+        self,
+        initial: float = 1.0,
+        *,
+        dynamic: bool = False,
+        growth_steps: int = 2000,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.consecutive_skips = 0
+        self._value = float(initial)
+        self._factor = torch.full((1,), self._value, device=device)
         self._good_steps = 0  # since S changed or a step was skipped
         self._dynamic = dynamic
         self._growth_steps = growth_steps
 
     @classmethod
-    def of(cls, settings: RunPlan) -> LossScale:
+    def of(cls, settings: RunPlan, device: torch.device | str = "cpu") -> LossScale:
         """The scale of a run: its plan's where gradients pass through fp16, else 1 for good."""
         if not uses_loss_scale(settings.precision):
-            return cls()
+            return cls(device=device)
         plan = settings.loss_scale
-        return cls(plan.initial, dynamic=plan.dynamic, growth_steps=plan.growth_steps)
+        return cls(plan.initial, dynamic=plan.dynamic, growth_steps=plan.growth_steps, device=device)
+
+    @property
+    def value(self) -> float:
+        """S."""
+        return self._value
+
+    @value.setter
+    def value(self, value: float) -> None:
+        self._value = value
+        self._factor.fill_(value)
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """S·loss, in the loss's type."""
-        return loss * self.value
+        """S·loss, of the loss's type and shape ()."""
+        return loss * self._factor[0]
 
     def unscale_(self, gradients: Iterable[Tensor]) -> bool:
         """Divide the gradients by S where they are; returns whether all of them are finite.
@@ -68,13 +87,14 @@ class LossScale:
         for the device. To be given the gradients that are averaged over the ranks: those have the same bits everywhere,
         so that every rank comes to the same answer by itself.
         """
-        tensors = list(gradients)
-        if not tensors:
-            return True
-        overflows = torch.zeros(1, device=tensors[0].device)
-        inverse = torch.full_like(overflows, 1 / self.value)
-        torch._amp_foreach_non_finite_check_and_unscale_(tensors, overflows, inverse)
-        return not overflows.item()
+        return not self.overflow_of_unscaled_(gradients).item()
+
+    def overflow_of_unscaled_(self, gradients: Iterable[Tensor]) -> Tensor:
+        """As `unscale_`, without the wait: float32 of shape (1,), 1 where a gradient is not finite and 0 elsewhere."""
+        overflow = torch.zeros_like(self._factor)
+        if tensors := list(gradients):
+            torch._amp_foreach_non_finite_check_and_unscale_(tensors, overflow, self._factor.reciprocal())
+        return overflow
 
     def update(self, finite: bool) -> None:
         """Count a step, and change S where that is due; `finite` is what `unscale_` said."""

@@ -120,6 +120,8 @@ def require_fit(name: str, settings: RunPlan, manifest: Manifest, launch: Launch
             f"{name}: batch.global_batch {settings.batch.global_batch} is more than the {train_images} training "
             "images; choose a smaller one"
         )
+    if settings.cuda_graph and device_of(launch).type != "cuda":
+        raise UserError(f"{name}: cuda_graph: there is no GPU here; set it to false")
     wanted = settings.processes
     if launch.world_size != wanted:
         raise UserError(

@@ -126,6 +126,11 @@ class Parts:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     @property
+    def running_statistics(self) -> list[Tensor]:
+        """Batch norm's running means and variances, which a forward pass changes."""
+        return [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+
+    @property
     def train_images(self) -> int:
         """Training images in all."""
         return self.training.samples_per_epoch
@@ -177,7 +182,7 @@ def set_up(source: Input, topology: Topology, ranks: Ranks, position: Position) 
         parallel=parallel,
         reduce_state=reduce_state,
         optimizer=build_optimizer(model, settings.optimizer),
-        loss_scale=LossScale.of(settings),
+        loss_scale=LossScale.of(settings, device),
         input=source,
         training=source.training(position),
         validation=source.validation(),

@@ -201,7 +201,11 @@ def _written(arm: Arm, ledger: SweepRecord) -> SweepRecord:
 
 
 def _made_before(arm: Arm) -> dict[Want, Trial]:
-    """The trials of an earlier start that this one would repeat bit for bit, by what they were made for."""
+    """The trials of an earlier start that this one would repeat bit for bit, by what they were made for.
+
+    All trials of a ledger are made with its settings. These are compared as they read now, not by the hash of then: a
+    key that a plan has gained since had its default.
+    """
     paths = [arm.plan.sweep_record(arm.name), arm.plan.sweep_ledger(arm.name)]
     ledgers = [read_record(path, SweepRecord) for path in paths if path.is_file()]
     return {
@@ -209,8 +213,13 @@ def _made_before(arm: Arm) -> dict[Want, Trial]:
         for ledger in ledgers
         if (ledger.dataset_hash, ledger.key) == (arm.manifest.dataset_hash, arm.sweep.key)
         for trial in ledger.trials
-        if trial.settings_hash == with_value(arm.sweep.run, arm.sweep.key, trial.value, trial.seed).recipe_hash
+        if _recipe(ledger.settings, arm, trial) == _recipe(arm.sweep.run, arm, trial)
     }
+
+
+def _recipe(run: RunPlan, arm: Arm, trial: Trial) -> str:
+    """What the trial trains where `run` is the sweep's run."""
+    return with_value(run, arm.sweep.key, trial.value, trial.seed).recipe_hash
 
 
 def _trial_count(arm: Arm) -> int:
