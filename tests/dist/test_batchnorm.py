@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from fourminutes.comm.hook import ReduceState, reduce_hook
+from fourminutes.comm.hook import HybridState, hybrid_hook
 from fourminutes.comm.launch import ALONE, Launch
 from fourminutes.comm.topology import discover
 from fourminutes.models import build_model
@@ -134,8 +134,8 @@ def trained_weights(launch: Launch) -> Tensor:
     network.broadcast_buffers = False
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     generator = torch.Generator().manual_seed(launch.rank)
-    with closing(ReduceState(discover(launch), ReducePlan(wire="fp16"))) as state:
-        network.register_comm_hook(state, reduce_hook)
+    with closing(HybridState(discover(launch), ReducePlan(wire="fp16"))) as state:
+        network.register_comm_hook(state, hybrid_hook)
         for _ in range(20):
             optimizer.zero_grad()
             with network.no_sync():

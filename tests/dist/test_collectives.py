@@ -6,7 +6,7 @@ import pytest
 import torch
 from processes import run_ranks
 
-from fourminutes.comm.collectives import ALGORITHMS, torus
+from fourminutes.comm.collectives import ALGORITHMS, chosen, hybrid, run, torus
 from fourminutes.comm.launch import Launch
 from fourminutes.comm.topology import discover, group_by_host, group_consecutive, placement
 from fourminutes.errors import UserError
@@ -29,7 +29,7 @@ def sums_are_exact(launch: Launch, group_ranks: int | None) -> int:
         if name == "torus" and not topology.is_even:
             continue
         tensor = integers(launch.rank, length, dtype)
-        algorithm(tensor, topology)
+        run(algorithm, tensor, topology)
         expected = sum(integers(rank, length, torch.float64) for rank in range(launch.world_size))
         assert torch.equal(tensor.double(), expected), (name, length, dtype)
         checked += 1
@@ -50,7 +50,7 @@ def sum_of_matrices(launch: Launch) -> dict[str, torch.Tensor]:
     sums = {}
     for name, algorithm in ALGORITHMS.items():
         sums[name] = torch.full((3, 5), float(launch.rank + 1))
-        algorithm(sums[name], topology)
+        run(algorithm, sums[name], topology)
     return sums
 
 
@@ -63,7 +63,7 @@ def test_shape_is_kept() -> None:
 def refusal_of_torus(launch: Launch) -> str:
     topology = discover(launch, 2)
     with pytest.raises(UserError) as refusal:
-        torus(torch.ones(4), topology)
+        run(torus, torch.ones(4), topology)
     return str(refusal.value)
 
 
@@ -104,7 +104,7 @@ def test_one_process_alone_needs_no_process_group() -> None:
     topology = discover(Launch("alone", 0, 1, 0, 1, None))
     tensor = torch.arange(5.0)
     for algorithm in ALGORITHMS.values():
-        algorithm(tensor, topology)
+        run(algorithm, tensor, topology)
     assert torch.equal(tensor, torch.arange(5.0))
     assert topology.groups == ((0,),)
 

@@ -10,7 +10,7 @@ import torch
 from processes import run_ranks
 from torch.nn.parallel import DistributedDataParallel
 
-from fourminutes.comm.hook import ReduceState, predivisor, reduce_hook
+from fourminutes.comm.hook import HybridState, predivisor, hybrid_hook
 from fourminutes.comm.launch import ALONE, Launch
 from fourminutes.comm.topology import discover
 from fourminutes.plan import ReducePlan
@@ -52,8 +52,8 @@ def same_gradients_as_ddp(launch: Launch) -> int:
     for algorithm in ("ring", "hierarchical"):
         for wire, tolerance in TOLERANCE.items():
             model = wrapped()
-            with closing(ReduceState(topology, ReducePlan(algorithm=algorithm, wire=wire))) as state:
-                model.register_comm_hook(state, reduce_hook)
+            with closing(HybridState(topology, ReducePlan(algorithm=algorithm, wire=wire))) as state:
+                model.register_comm_hook(state, hybrid_hook)
                 for ours, theirs in zip(gradients(model, launch.rank), expected, strict=True):
                     scale = theirs.abs().max().item()
                     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * scale)
@@ -80,8 +80,8 @@ def delayed_gradients(launch: Launch) -> str:
 
     for parameter in model.parameters():
         parameter.register_hook(hold_up)
-    with closing(ReduceState(topology, ReducePlan(algorithm="hierarchical", wire="fp16"))) as state:
-        model.register_comm_hook(state, reduce_hook)
+    with closing(HybridState(topology, ReducePlan(algorithm="hierarchical", wire="fp16"))) as state:
+        model.register_comm_hook(state, hybrid_hook)
         collected = gradients(model, launch.rank, steps=4, micro_batches=1)
     assert len(model._get_ddp_logging_data()["rebuilt_bucket_sizes"].split(",")) >= 40
     return hashlib.sha256(torch.cat([gradient.flatten() for gradient in collected]).numpy().tobytes()).hexdigest()
@@ -95,8 +95,8 @@ def test_many_buckets_and_random_delays_give_the_same_bits_every_time() -> None:
 
 def exposed_twice(launch: Launch) -> tuple[float, float]:
     model = wrapped()
-    with closing(ReduceState(discover(launch), ReducePlan())) as state:
-        model.register_comm_hook(state, reduce_hook)
+    with closing(HybridState(discover(launch), ReducePlan())) as state:
+        model.register_comm_hook(state, hybrid_hook)
         gradients(model, launch.rank, steps=1)
         return state.take_exposed_s(), state.take_exposed_s()
 
@@ -108,7 +108,7 @@ def test_exposed_time_is_taken_once() -> None:
 
 
 def average_of_equals(launch: Launch, value: float) -> float:
-    with closing(ReduceState(discover(launch), ReducePlan(wire="fp16"))) as state:
+    with closing(HybridState(discover(launch), ReducePlan(wire="fp16"))) as state:
         return state.submit(torch.full((8,), value), is_last=True).wait()[0].item()
 
 
@@ -126,7 +126,7 @@ def averages_of_half_buckets(launch: Launch) -> list[torch.Tensor]:
     averages = []
     for wire in ("fp32", "fp16", "bf16"):
         for dtype in (torch.float16, torch.bfloat16):
-            with closing(ReduceState(topology, ReducePlan(wire=wire))) as state:
+            with closing(HybridState(topology, ReducePlan(wire=wire))) as state:
                 averages.append(state.submit(torch.arange(8).to(dtype) * (launch.rank + 1), is_last=True).wait())
     return averages
 
@@ -139,7 +139,7 @@ def test_average_keeps_the_type_of_the_bucket() -> None:
 
 
 def test_failure_reaches_the_future_and_all_later_ones() -> None:
-    with closing(ReduceState(discover(ALONE), ReducePlan())) as state:
+    with closing(HybridState(discover(ALONE), ReducePlan())) as state:
         whole_numbers = state.submit(torch.ones(4, dtype=torch.int64), is_last=False)
         later = state.submit(torch.ones(4), is_last=True)
         with pytest.raises(RuntimeError, match="can't be cast"):
@@ -150,7 +150,7 @@ def test_failure_reaches_the_future_and_all_later_ones() -> None:
 
 def test_close_ends_the_thread() -> None:
     before = threading.active_count()
-    state = ReduceState(discover(ALONE), ReducePlan())
+    state = HybridState(discover(ALONE), ReducePlan())
     state.submit(torch.ones(2), is_last=True).wait()
     assert threading.active_count() == before + 1
     state.close()
@@ -159,7 +159,7 @@ def test_close_ends_the_thread() -> None:
 
 def mean_of_large_halves(launch: Launch) -> list[float]:
     """Half-precision gradients on an fp32 wire, whose sum half precision couldn't hold."""
-    with closing(ReduceState(discover(launch, 2), ReducePlan(wire="fp32"))) as state:
+    with closing(HybridState(discover(launch, 2), ReducePlan(wire="fp32"))) as state:
         return state.average(torch.full((4,), 30_000.0 + launch.rank * 32, dtype=torch.float16)).tolist()
 
 

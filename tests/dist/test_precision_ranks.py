@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from fourminutes.comm.hook import ReduceState, reduce_hook
+from fourminutes.comm.hook import HybridState, hybrid_hook
 from fourminutes.comm.launch import Launch
 from fourminutes.comm.topology import discover
 from fourminutes.models import build_model
@@ -41,8 +41,8 @@ def reduced_gradients(launch: Launch, precision: str, wire: str, scale_value: fl
     parallel, scale = DistributedDataParallel(network, gradient_as_bucket_view=True), LossScale(scale_value)
     parallel.broadcast_buffers = False
     images, labels = images_of(launch.rank)
-    with closing(ReduceState(discover(launch), ReducePlan(wire=wire))) as state:
-        parallel.register_comm_hook(state, reduce_hook)
+    with closing(HybridState(discover(launch), ReducePlan(wire=wire))) as state:
+        parallel.register_comm_hook(state, hybrid_hook)
         with parallel.no_sync():
             backward(parallel, scale, images[:BATCH], labels[:BATCH])
         backward(parallel, scale, images[BATCH:], labels[BATCH:])

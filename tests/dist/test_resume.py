@@ -112,3 +112,21 @@ def test_another_number_of_processes_within_the_first_epoch_starts_anew(bench):
     (session,) = record_of(plan).sessions
     assert session.from_step == 0
     assert session.note.endswith("so the run starts anew")
+
+
+def test_static_buffers_and_the_hybrid_go_on_bit_for_bit_too(bench):
+    """And come to what DDP's buckets and the ring come to, but for rounding."""
+    choices = [{"algorithm": "hierarchical", "up_to_kib": 4}, {"algorithm": "torus"}]
+    reduce = {"front_end": "flat", "algorithm": "hybrid", "choices": choices, "group_ranks": 2, "bucket_mib": 0.01}
+    undisturbed = bench.plan("flat", processes=4, reduce=reduce)
+    assert launch(bench, undisturbed)[0] == [0] * 4
+    stopped = bench.plan("flat-stopped", processes=4, reduce=reduce)
+    assert launch(bench, stopped, {3: partial(signal_after_step, MIDDLE, signal.SIGTERM)})[0] == [75] * 4
+    assert launch(bench, stopped)[0] == [0] * 4
+    record, whole = record_of(stopped), record_of(undisturbed)
+    assert record.parameter_checksum == whole.parameter_checksum
+    assert [session.note for session in record.sessions] == ["", ""]
+    ring = bench.plan("flat-ring", processes=4)
+    assert launch(bench, ring)[0] == [0] * 4
+    for one, other in zip(record_of(ring).epochs, whole.epochs, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)

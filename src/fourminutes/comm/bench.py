@@ -12,7 +12,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, distributed
 
-from fourminutes.comm.collectives import ALGORITHMS
+from fourminutes.comm.collectives import ALGORITHMS, run
 from fourminutes.comm.fit import UNLIMITED_BYTE_S, fit_links
 from fourminutes.comm.launch import Launch, device_of, process_group, resolve_launch
 from fourminutes.comm.topology import Topology, discover, placement
@@ -100,7 +100,7 @@ class _Stopwatch:
         distributed.barrier()
         self._settle()
         start = time.perf_counter()
-        ALGORITHMS[algorithm](tensor, topology)
+        run(ALGORITHMS[algorithm], tensor, topology)
         self._settle()
         return time.perf_counter() - start
 

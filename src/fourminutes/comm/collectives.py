@@ -1,83 +1,145 @@
-"""Sums over all processes, in place and blocking, by three arrangements of the library's collectives."""
+"""Sums over all processes, in place, by arrangements of the library's collectives; each arrangement is its stages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, distributed
 
 from fourminutes.comm.topology import Topology
 from fourminutes.errors import UserError
+from fourminutes.plan import AlgorithmChoice, ReducePlan
 
-Collective = Callable[[Tensor, Topology], None]
+Level = Literal["world", "within", "across"]
 
 # torch 2.13 renamed both; the older names only warn there.
 _reduce_scatter = getattr(distributed, "reduce_scatter_single", None) or distributed.reduce_scatter_tensor
 _all_gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
 
 
-def ring(tensor: Tensor, topology: Topology) -> None:
-    """Replace `tensor` by its sum over all ranks: the library's flat all-reduce.
+@dataclass(frozen=True)
+class Stage:
+    """One collective of an arrangement, about to begin on this rank.
 
-    Args:
-        tensor: contiguous, of any shape and floating type; the same shape and type on every rank.
-        topology: the processes.
+    Attributes:
+        name: the collective.
+        level: among whom: all ranks, a group, or the ranks at one place in every group.
+        payload_bytes: what this rank hands over to it.
     """
+
+    name: Literal["all_reduce", "reduce", "broadcast", "reduce_scatter", "all_gather"]
+    level: Level
+    payload_bytes: int
+
+
+#: Sums a tensor in place; gives every stage before it begins, and the last one is over when the iterator ends. All
+#: ranks have to go through alike. The tensor is contiguous, of any shape and floating type, the same on every rank.
+Algorithm = Callable[[Tensor, Topology], Iterator[Stage]]
+
+
+def ring(tensor: Tensor, topology: Topology) -> Iterator[Stage]:
+    """The library's flat all-reduce."""
     if topology.world_size > 1:
-        distributed.all_reduce(tensor)
+        yield Stage("all_reduce", "world", tensor.nbytes)
+        distributed.all_reduce(tensor, group=topology.world)
 
 
-def hierarchical(tensor: Tensor, topology: Topology) -> None:
-    """Replace `tensor` by its sum over all ranks: reduce to each group's master, all-reduce among masters, broadcast.
+def hierarchical(tensor: Tensor, topology: Topology) -> Iterator[Stage]:
+    """Reduce to each group's master, all-reduce among masters, broadcast: the arrangement of arXiv:1807.11205.
 
-    The arrangement of arXiv:1807.11205. With groups of k of p ranks and every stage as a ring it takes
-    4(k-1) + 2(p/k-1) steps (the paper's formula as remembered, unconfirmed) where the ring takes 2(p-1). Groups may be
-    of unequal size.
-
-    Args:
-        tensor: contiguous, of any shape and floating type; the same shape and type on every rank.
-        topology: the processes and their groups.
+    With groups of k of p ranks and every stage as a ring it takes 4(k-1) + 2(p/k-1) steps (the paper's formula as
+    remembered, unconfirmed) where the ring takes 2(p-1). Groups may be of unequal size.
     """
     if topology.within is not None:
+        yield Stage("reduce", "within", tensor.nbytes)
         distributed.reduce(tensor, dst=topology.master, group=topology.within)
     if topology.across is not None and topology.rank == topology.master:
+        yield Stage("all_reduce", "across", tensor.nbytes)
         distributed.all_reduce(tensor, group=topology.across)
     if topology.within is not None:
+        yield Stage("broadcast", "within", tensor.nbytes)
         distributed.broadcast(tensor, src=topology.master, group=topology.within)
 
 
-def torus(tensor: Tensor, topology: Topology) -> None:
-    """Replace `tensor` by its sum over all ranks: reduce-scatter in the group, all-reduce across, all-gather.
+def torus(tensor: Tensor, topology: Topology) -> Iterator[Stage]:
+    """Reduce-scatter in the group, all-reduce across, all-gather in the group.
 
     The two-dimensional arrangement of arXiv:1811.05233: every rank of a group sums another part across the groups.
-
-    Args:
-        tensor: contiguous, of any shape and floating type; the same shape and type on every rank.
-        topology: the processes and their groups, all of one size.
 
     Raises:
         UserError: groups are of unequal size.
     """
-    if not topology.is_even:
-        sizes = ", ".join(str(len(group)) for group in topology.groups)
-        raise UserError(f"torus: groups of {sizes} ranks are of unequal size; use hierarchical, or another group_ranks")
+    require_even(topology)
     if topology.within is None:
-        ring(tensor, topology)
+        yield from ring(tensor, topology)
         return
     whole = _padded(tensor.view(-1), topology.group_ranks)
     own = whole.new_empty(whole.numel() // topology.group_ranks)
+    yield Stage("reduce_scatter", "within", whole.nbytes)
     _reduce_scatter(own, whole, group=topology.within)
     if topology.across is not None:
+        yield Stage("all_reduce", "across", own.nbytes)
         distributed.all_reduce(own, group=topology.across)
+    yield Stage("all_gather", "within", own.nbytes)
     _all_gather(whole, own, group=topology.within)
-    tensor.view(-1).copy_(whole[: tensor.numel()])
+    if whole.data_ptr() != tensor.data_ptr():
+        tensor.view(-1).copy_(whole[: tensor.numel()])
+
+
+def hybrid(choices: Sequence[AlgorithmChoice]) -> Algorithm:
+    """The arrangement that `choices` have for a message's size, as in arXiv:1807.11205: small ones by the hierarchy.
+
+    Args:
+        choices: by rising size; the first whose limit the tensor's bytes do not pass is taken.
+    """
+
+    def by_size(tensor: Tensor, topology: Topology) -> Iterator[Stage]:
+        return ALGORITHMS[chosen(choices, tensor.nbytes)](tensor, topology)
+
+    return by_size
+
+
+def chosen(choices: Sequence[AlgorithmChoice], message_bytes: int) -> str:
+    """The name of the arrangement for a message of so many bytes."""
+    return next(choice.algorithm for choice in choices if choice.holds(message_bytes))
+
+
+#: The arrangements that need no table.
+ALGORITHMS: Mapping[str, Algorithm] = {"ring": ring, "hierarchical": hierarchical, "torus": torus}
+
+
+def algorithm_of(settings: ReducePlan, topology: Topology) -> Algorithm:
+    """The arrangement that the settings name.
+
+    Raises:
+        UserError: it needs groups of one size, and these are not.
+    """
+    if "torus" in settings.algorithms:
+        require_even(topology)
+    return hybrid(settings.choices) if settings.algorithm == "hybrid" else ALGORITHMS[settings.algorithm]
+
+
+def run(algorithm: Algorithm, tensor: Tensor, topology: Topology) -> None:
+    """Replace `tensor` by its sum over all ranks."""
+    for _ in algorithm(tensor, topology):
+        pass
+
+
+def require_even(topology: Topology) -> None:
+    """Make sure that all groups are of one size, which the torus needs.
+
+    Raises:
+        UserError: they are not.
+    """
+    if not topology.is_even:
+        sizes = ", ".join(str(len(group)) for group in topology.groups)
+        raise UserError(f"torus: groups of {sizes} ranks are of unequal size; use hierarchical, or another group_ranks")
 
 
 def _padded(flat: Tensor, multiple: int) -> Tensor:
     """`flat`, lengthened by zeros to a multiple of `multiple` elements."""
     missing = -flat.numel() % multiple
     return flat if missing == 0 else torch.nn.functional.pad(flat, (0, missing))
-
-
-ALGORITHMS: dict[str, Collective] = {"ring": ring, "hierarchical": hierarchical, "torus": torus}

@@ -35,6 +35,7 @@ class Topology:
     groups: Groups
     within: ProcessGroup | None
     across: ProcessGroup | None
+    world: ProcessGroup | None = None
 
     @property
     def world_size(self) -> int:
@@ -81,7 +82,8 @@ def discover(launch: Launch, group_ranks: int | None = None, *, timeout_s: float
     groups = group_by_host(hosts) if group_ranks is None else group_consecutive(len(hosts), group_ranks)
     within = _join(groups, launch.rank, timeout_s)
     across = _join(_columns(groups), launch.rank, timeout_s)
-    return Topology(launch.rank, hosts, groups, within, across)
+    world = _join((tuple(range(len(hosts))),), launch.rank, timeout_s)
+    return Topology(launch.rank, hosts, groups, within, across, world)
 
 
 def group_by_host(hosts: Sequence[str]) -> Groups:

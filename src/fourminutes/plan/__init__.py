@@ -16,6 +16,7 @@ from fourminutes.plan.load import find_plan, load_plan, run_of
 from fourminutes.plan.measure import CommBenchPlan, ReportPlan, ScalePlan
 from fourminutes.plan.model import MlperfPlan, Plan
 from fourminutes.plan.run import (
+    AlgorithmChoice,
     BatchPlan,
     CheckpointPlan,
     EvaluationPlan,
@@ -33,6 +34,7 @@ from fourminutes.plan.sweep import ClaimPlan, ComparisonPlan, SweepPlan, TuningP
 
 __all__ = [
     "SPLITS",
+    "AlgorithmChoice",
     "BatchPlan",
     "CheckpointPlan",
     "ClaimPlan",

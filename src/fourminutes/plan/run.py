@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -132,16 +134,63 @@ class EvaluationPlan(PlanModel):
     )
 
 
+class AlgorithmChoice(PlanModel):
+    """Which arrangement sums messages of a size."""
+
+    algorithm: Literal["ring", "hierarchical", "torus"] = Field(description="arrangement")
+    up_to_kib: float | None = Field(None, gt=0, description="largest message that it is for, in KiB; null: any")
+
+    def holds(self, message_bytes: int) -> bool:
+        """Whether a message of so many bytes is not too large for it."""
+        return self.up_to_kib is None or message_bytes <= self.up_to_kib * 1024
+
+
 class ReducePlan(PlanModel):
     """How gradients are averaged over the processes."""
 
-    algorithm: Literal["ring", "hierarchical"] = Field(
+    algorithm: Literal["ring", "hierarchical", "torus", "hybrid"] = Field(
         "ring",
-        description="ring: the library's flat all-reduce; hierarchical: reduce, all-reduce among masters, broadcast",
+        description="ring: the library's flat all-reduce; hierarchical: reduce, all-reduce among masters, broadcast; "
+        "torus: reduce-scatter, all-reduce across, all-gather; hybrid: by size, one of these",
+    )
+    choices: tuple[AlgorithmChoice, ...] = Field(
+        (), description="hybrid: arrangements by rising size of the message; the last one takes any"
     )
     group_ranks: int | None = Field(None, ge=1, description="processes a group; null groups by host")
     wire: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="number format of gradients on the wire")
-    bucket_mib: float = Field(25, gt=0, description="size up to which gradients are fused, in MiB of fp32")
+    front_end: Literal["ddp", "flat"] = Field(
+        "ddp",
+        description="ddp: DistributedDataParallel's buckets, about as large as asked for; flat: static buffers, fused "
+        "exactly",
+    )
+    bucket_mib: float = Field(
+        25, gt=0, description="size up to which gradients are fused, in MiB of fp32; a larger tensor goes alone"
+    )
+    segments: tuple[int, ...] = Field(
+        (),
+        description="flat: the paper's fusion in segments, by the numbers of the gradient tensors (in the model's "
+        "order, from 0) with which the second segment begins, the third, ...; empty fuses up to bucket_mib",
+    )
+
+    @property
+    def algorithms(self) -> frozenset[str]:
+        """Every arrangement that may be used."""
+        return frozenset(choice.algorithm for choice in self.choices) or frozenset([self.algorithm])
+
+    @model_validator(mode="after")
+    def _fuses(self) -> Self:
+        if self.segments and self.front_end != "flat":
+            raise ValueError("segments: only front_end flat fuses in segments; set it, or leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _chooses(self) -> Self:
+        if (self.algorithm == "hybrid") != bool(self.choices):
+            raise ValueError("choices: hybrid needs them, and no other algorithm has them")
+        limits = [choice.up_to_kib or math.inf for choice in self.choices]
+        if limits and (limits[-1] != math.inf or any(low >= high for low, high in pairwise(limits))):
+            raise ValueError("choices: up_to_kib must rise from one to the next, and be null in the last alone")
+        return self
 
 
 class LoaderPlan(PlanModel):

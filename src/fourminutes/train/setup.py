@@ -15,13 +15,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from fourminutes.comm.hook import ReduceState, reduce_hook
+from fourminutes.comm.flat import FlatParallel
+from fourminutes.comm.fusion import Fused, fuse
+from fourminutes.comm.hook import HybridState, hybrid_hook
 from fourminutes.comm.launch import Launch
 from fourminutes.comm.topology import Topology
 from fourminutes.data.loader import Loader, LoaderState, training_loader, validation_loader
+from fourminutes.errors import UserError
 from fourminutes.models import build_model
 from fourminutes.optim import build_optimizer
-from fourminutes.plan import RunPlan
+from fourminutes.plan import ReducePlan, RunPlan
 from fourminutes.record import Manifest
 from fourminutes.train.batchnorm import share_statistics
 from fourminutes.train.loss_scale import LossScale
@@ -113,7 +116,7 @@ class Parts:
     model: nn.Module
     network: nn.Module
     parallel: nn.Module
-    reduce_state: ReduceState | None
+    reduce_state: HybridState | None
     optimizer: Optimizer
     loss_scale: LossScale
     input: Input
@@ -161,7 +164,9 @@ class Parts:
 
     def without_reduce(self) -> AbstractContextManager[object]:
         """Within this, gradients accumulate on each process alone."""
-        return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
+        if isinstance(self.parallel, DistributedDataParallel | FlatParallel):
+            return self.parallel.no_sync()
+        return nullcontext()
 
 
 def set_up(source: Input, topology: Topology, ranks: Ranks, position: Position) -> Parts:
@@ -211,11 +216,11 @@ def settle_buckets(parts: Parts) -> None:
     DDP starts with one bucket and lays them out anew after the first backward pass, in the order in which gradients
     became ready. Sums over another layout differ in their last bits, so a run that goes on from a checkpoint would
     differ from one that was never interrupted. After this both have the same layout from their first real step: the
-    first pass makes DDP lay them out anew, the second tells `ReduceState` what came of it.
+    first pass makes DDP lay them out anew, the second tells `HybridState` what came of it.
     In evaluation mode, so that neither batch norm's statistics nor the random state move; before the run's clock
     starts, since it is no part of any epoch.
     """
-    if parts.reduce_state is None:
+    if parts.reduce_state is None or isinstance(parts.parallel, FlatParallel):
         return
     side, images = parts.settings.model.image_px, parts.settings.batch.per_device
     zeros = torch.zeros(images, 3, side, side, device=parts.device).contiguous(memory_format=torch.channels_last)
@@ -227,15 +232,29 @@ def settle_buckets(parts: Parts) -> None:
     parts.reduce_state.take_exposed_s()
 
 
-def distributed(network: nn.Module, settings: RunPlan, topology: Topology) -> tuple[nn.Module, ReduceState | None]:
-    """The network wrapped so that its gradients are averaged over the processes while the backward pass runs."""
+def distributed(network: nn.Module, settings: RunPlan, topology: Topology) -> tuple[nn.Module, HybridState | None]:
+    """The network wrapped so that its gradients are averaged over the processes while the backward pass runs.
+
+    Raises:
+        UserError: the plan's fusion or arrangement doesn't fit the network or the processes.
+    """
     trained: nn.Module = torch.compile(network) if settings.compile else network  # type: ignore[assignment]
     if settings.processes == 1:
         return trained, None
+    state = HybridState(topology, settings.reduce)
+    if settings.reduce.front_end == "flat":
+        return FlatParallel(trained, state, _fused(trained, settings.reduce)), state
     parallel = DistributedDataParallel(trained, bucket_cap_mb=settings.reduce.bucket_mib, gradient_as_bucket_view=True)
     # Else rank 0's batch norm statistics would overwrite the others' at every step. Set here, since the constructor's
     # argument for it has another name from torch 2.13 on.
     parallel.broadcast_buffers = False
-    state = ReduceState(topology, settings.reduce)
-    parallel.register_comm_hook(state, reduce_hook)
+    parallel.register_comm_hook(state, hybrid_hook)
     return parallel, state
+
+
+def _fused(network: nn.Module, settings: ReducePlan) -> Fused:
+    sizes = [4 * weight.numel() for weight in network.parameters() if weight.requires_grad]
+    try:
+        return fuse(sizes, threshold_bytes=settings.bucket_mib * 2**20, segments=settings.segments)
+    except ValueError as error:
+        raise UserError(f"reduce: {error}") from error
