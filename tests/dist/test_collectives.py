@@ -18,8 +18,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def integers(rank: int, length: int, dtype: torch.dtype) -> torch.Tensor:
-    """Small enough that sums over four ranks are exact in every type: |sum| <= 256."""
-    return ((torch.arange(length) * 7 + rank * 13) % 129 - 64).to(dtype)
+    """Small enough that sums over eight ranks are exact in every type: |sum| <= 256."""
+    return ((torch.arange(length) * 7 + rank * 13) % 65 - 32).to(dtype)
 
 
 def sums_are_exact(launch: Launch, group_ranks: int | None) -> int:
@@ -37,7 +37,9 @@ def sums_are_exact(launch: Launch, group_ranks: int | None) -> int:
 
 
 @pytest.mark.parametrize(
-    ("world_size", "group_ranks"), [(2, 1), (2, None), (3, 2), (4, 2), (4, 3), (4, 1), (4, 4)], ids=str
+    ("world_size", "group_ranks"),
+    [(2, 1), (2, None), (3, 2), (4, 2), (4, 3), (4, 1), (4, 4), (6, 3), (6, 4), (8, 2), (8, 3), (8, 4)],
+    ids=str,
 )
 def test_every_rank_holds_the_exact_sum(world_size: int, group_ranks: int | None) -> None:
     is_even = group_ranks is None or world_size % group_ranks == 0

@@ -54,7 +54,8 @@ def fuse_by_segments(tensors: int, starts: Sequence[int]) -> Fused:
         ValueError: a start is not within 1 ... `tensors` - 1, or they don't rise.
     """
     if list(starts) != sorted(set(starts)) or not all(0 < start < tensors for start in starts):
-        raise ValueError(f"segments {list(starts)}: must rise and lie within 1 and {tensors - 1}, for {tensors} tensors")
+        within = f"lie within 1 and {tensors - 1}, for {tensors} tensors"
+        raise ValueError(f"segments {list(starts)}: must rise and {within}")
     edges = [0, *starts, tensors]
     runs = [range(begin, end) for begin, end in pairwise(edges)]
     return tuple(tuple(reversed(run)) for run in reversed(runs))

@@ -172,6 +172,10 @@ class ReducePlan(PlanModel):
         "order, from 0) with which the second segment begins, the third, ...; empty fuses up to bucket_mib",
     )
 
+    check_every_steps: int = Field(
+        100, ge=0, description="steps between two comparisons of all processes' weights, bit for bit; 0: never"
+    )
+
     @property
     def algorithms(self) -> frozenset[str]:
         """Every arrangement that may be used."""
@@ -261,10 +265,12 @@ class RunPlan(PlacedPlan):
     def recipe_hash(self) -> str:
         """Identifies what is trained: everything but what leaves the weights as they are.
 
-        Those are the description, the recipe's name, when checkpoints are taken, and how the loader spreads its work.
+        Those are the description, the recipe's name, when checkpoints are taken and weights compared, and how the
+        loader spreads its work.
         """
         loader = self.loader.model_copy(update={"threads": 1, "prefetch_batches": 1})
-        same = {"description": "", "recipe": None, "checkpoint": CheckpointPlan(), "loader": loader}
+        reduce = self.reduce.model_copy(update={"check_every_steps": 0})
+        same = {"description": "", "recipe": None, "checkpoint": CheckpointPlan(), "loader": loader, "reduce": reduce}
         return content_hash(self.model_copy(update=same))
 
     @property

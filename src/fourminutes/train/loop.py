@@ -12,6 +12,7 @@ from fourminutes.data.loader import Batch
 from fourminutes.errors import Interrupted, RunFailed
 from fourminutes.optim import set_rate, step_rate
 from fourminutes.record import Epoch
+from fourminutes.train.agreement import require_no_drift
 from fourminutes.train.batchnorm import average_running_statistics, recalibrate
 from fourminutes.train.capture import CapturedStep, CudaGraphs
 from fourminutes.train.course import Course, own_state, shared_state
@@ -36,7 +37,7 @@ def train_epochs(
 
     Raises:
         Interrupted: a rank was asked to stop; everything is saved, where there is a `writer`.
-        RunFailed: gradients stay no finite numbers, or weights are none at the end of an epoch.
+        RunFailed: gradients stay no finite numbers, weights are none at the end of an epoch, or a rank has drifted.
     """
     board, stepper = StopBoard(parts.ranks), stepper_of(parts)
     for epoch in range(course.batch // parts.steps_per_epoch, parts.settings.epochs):
@@ -45,6 +46,7 @@ def train_epochs(
         last_batch = (epoch + 1) * parts.steps_per_epoch
         while course.batch < last_batch:
             listener.step(take_step(parts, course, batches, stepper))
+            _check_drift(parts, course)
             at_epoch_end = course.batch == last_batch
             is_durable = at_epoch_end or _is_due(parts, course)
             stop = board.exchange(asked_to_stop(), is_durable=is_durable)
@@ -182,6 +184,12 @@ def _is_due(parts: Parts, course: Course) -> bool:
     """Whether to save now: not while steps are skipped, so that the last checkpoint is from before a divergence."""
     course.is_due = course.is_due or course.batch % parts.settings.checkpoint.every_steps == 0
     return course.is_due and not parts.loss_scale.consecutive_skips
+
+
+def _check_drift(parts: Parts, course: Course) -> None:
+    every = parts.settings.reduce.check_every_steps
+    if parts.reduce_state is not None and every and course.batch % every == 0:
+        require_no_drift(parts.ranks, parts.reduce_state.topology.hosts, parts.model, course.step)
 
 
 def _require_finite_weights(parts: Parts, course: Course) -> None:

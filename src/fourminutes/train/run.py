@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fourminutes import __version__
 from fourminutes.comm.launch import Launch, device_of, process_group, resolve_launch
 from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.data.loader import LoaderState, LoaderStateMismatch
 from fourminutes.errors import RunFailed, UserError
 from fourminutes.plan import DataPlan, Plan, RunPlan, run_of
 from fourminutes.record import Manifest, Placement, RunRecord, provenance, read_record, write_record
+from fourminutes.train.agreement import require_agreement
 from fourminutes.train.checkpoint import BEST, FINAL, Saved, drop_all, load_newest, save_weights
 from fourminutes.train.course import Course, begin, resume
 from fourminutes.train.display import Display
@@ -130,6 +132,16 @@ def require_fit(name: str, settings: RunPlan, manifest: Manifest, launch: Launch
         )
 
 
+def identity(settings: RunPlan, manifest: Manifest) -> dict[str, str]:
+    """What all ranks of a training have to have in common."""
+    return {
+        "version of fourminutes": __version__,
+        "version of torch": torch.__version__,
+        "settings": settings.recipe_hash,
+        "dataset": manifest.dataset_hash,
+    }
+
+
 def placed(settings: RunPlan, place: Place, device: torch.device) -> Placement:
     """Where a training ran and how it computed, as recorded."""
     return placement(place.launch, place.topology).model_copy(
@@ -141,6 +153,7 @@ def placed(settings: RunPlan, place: Place, device: torch.device) -> Placement:
 
 
 def _train(job: Job, place: Place, asked_to_stop: Callable[[], bool]) -> RunRecord | None:
+    require_agreement(place.ranks, place.topology.hosts, identity(job.settings, job.manifest))
     notes: list[str] = []
     saved = load_newest(job.checkpoints, place.ranks, notes)
     parts = _parts(job, place, saved)

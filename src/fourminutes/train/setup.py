@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -26,6 +27,7 @@ from fourminutes.models import build_model
 from fourminutes.optim import build_optimizer
 from fourminutes.plan import ReducePlan, RunPlan
 from fourminutes.record import Manifest
+from fourminutes.train.agreement import network_in_words, require_agreement
 from fourminutes.train.batchnorm import share_statistics
 from fourminutes.train.loss_scale import LossScale
 from fourminutes.train.precision import in_precision
@@ -177,6 +179,7 @@ def set_up(source: Input, topology: Topology, ranks: Ranks, position: Position) 
     model = build_model(settings.model, len(source.manifest.classes), seed=settings.seed).to(device)
     model = share_statistics(model, settings.batch.bn_span, launch.rank, launch.world_size)
     network = in_precision(model, settings.precision, device)
+    require_agreement(ranks, topology.hosts, {"network": network_in_words(model)})
     parallel, reduce_state = distributed(network, settings, topology)
     return Parts(
         settings=settings,
@@ -220,8 +223,15 @@ def settle_buckets(parts: Parts) -> None:
     In evaluation mode, so that neither batch norm's statistics nor the random state move; before the run's clock
     starts, since it is no part of any epoch.
     """
-    if parts.reduce_state is None or isinstance(parts.parallel, FlatParallel):
+    if (state := parts.reduce_state) is None:
         return
+    if isinstance(parts.parallel, DistributedDataParallel):
+        _lay_out_buckets(parts)
+    state.take_exposed_s()
+    require_agreement(parts.ranks, state.topology.hosts, {"gradients' buckets": _in_words(state.layout)})
+
+
+def _lay_out_buckets(parts: Parts) -> None:
     side, images = parts.settings.model.image_px, parts.settings.batch.per_device
     zeros = torch.zeros(images, 3, side, side, device=parts.device).contiguous(memory_format=torch.channels_last)
     parts.parallel.eval()
@@ -229,7 +239,11 @@ def settle_buckets(parts: Parts) -> None:
         parts.parallel(zeros).sum().backward()
         parts.optimizer.zero_grad(set_to_none=True)
     parts.parallel.train()
-    parts.reduce_state.take_exposed_s()
+
+
+def _in_words(layout: Sequence[int]) -> str:
+    digest = hashlib.sha256(str(layout).encode()).hexdigest()[:8]
+    return f"{digest} ({len(layout)} buckets, the largest of {max(layout):,} elements)"
 
 
 def distributed(network: nn.Module, settings: RunPlan, topology: Topology) -> tuple[nn.Module, HybridState | None]:

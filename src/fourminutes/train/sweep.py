@@ -16,11 +16,12 @@ from fourminutes.errors import Interrupted, RunFailed, UserError
 from fourminutes.plan import DataPlan, Plan, RunPlan, SweepPlan, TuningPlan
 from fourminutes.progress import progress
 from fourminutes.record import Manifest, SweepRecord, Trial, packed_hits, provenance, read_record, write_record
+from fourminutes.train.agreement import require_agreement
 from fourminutes.train.course import Course, begin
 from fourminutes.train.interrupt import stop_signals
 from fourminutes.train.listen import Listener
 from fourminutes.train.loop import train_epochs
-from fourminutes.train.run import LOST_AFTER_S, Place, data_of, placed, require_fit
+from fourminutes.train.run import LOST_AFTER_S, Place, data_of, identity, placed, require_fit
 from fourminutes.train.search import Want, chosen_value, is_at_edge, next_final, next_tuning, tune_percent
 from fourminutes.train.setup import Input, Parts, Position, set_up, settle_buckets
 
@@ -86,6 +87,7 @@ def with_value(run: RunPlan, key: str, value: float, seed: int) -> RunPlan:
 
 
 def _sweep(arm: Arm, place: Place, asked_to_stop: Callable[[], bool]) -> SweepRecord | None:
+    require_agreement(place.ranks, place.topology.hosts, identity(arm.sweep.run, arm.manifest))
     arm = replace(arm, taken_over=place.ranks.first(place.ranks.on_first(lambda: _taken_over(arm))))
     made = place.ranks.first(place.ranks.on_first(lambda: _made_before(arm))) or {}
     trials: list[Trial] = []
