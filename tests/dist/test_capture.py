@@ -100,6 +100,19 @@ def test_a_recorded_run_is_that_of_steps_launched_one_by_one(bench, optimizer, p
     assert_same(ours, theirs, exactly=optimizer == LARS)
 
 
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_bn"])
+@pytest.mark.parametrize("precision", ["fp32", "half"])
+def test_dropout_and_a_network_without_batch_norm(bench, name, precision):
+    model = {"name": name, "width": 0.03, "image_px": 31}
+    weights = []
+    for form in (eager, captured):
+        parts = parts_of(bench, model=model, precision=precision, loss_scale={"initial": 256.0})
+        news = walked(parts, begin(parts), form(parts), 4, bad=BAD)
+        assert [one.skipped for one in news] == [number == BAD for number in range(1, 5)]
+        weights.append(parts)
+    assert_same(*weights, exactly=True)
+
+
 def test_recording_leaves_weights_statistics_momentum_and_random_numbers_as_they_were(bench):
     parts = parts_of(bench)
     walked(parts, begin(parts), eager(parts), 2)

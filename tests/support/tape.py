@@ -25,7 +25,7 @@ class Tape:
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         recording = _Recording()
-        with recording:
+        with torch.random.fork_rng([]), recording:
             work()
         recording.undo()
         return recording.repeat

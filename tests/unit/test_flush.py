@@ -31,6 +31,16 @@ def test_in_float16_steps_up_to_half_its_smallest_number_vanish(kind):
     assert flushed_share(optimizer) == 3 / 6
 
 
+def test_a_gradient_that_vanishes_when_the_loss_scale_is_taken_out_loses_its_step():
+    """2^-15 / 2^11 is 2^-26 and becomes zero, 2^-13 / 2^11 is 2^-24 and stays."""
+    weight = in_float16([1.0] * 3, [2.0**-15, 2.0**-13, 0.0])
+    assert flushed_share(SGD([weight], lr=1.0)) == 0.0
+    assert flushed_share(SGD([weight], lr=1.0), loss_scale=2.0**11) == 0.5
+    weight.data = weight.data.float()
+    weight.grad = torch.tensor([2.0**-15, 2.0**-13, 0.0])
+    assert flushed_share(SGD([weight], lr=1.0), loss_scale=2.0**11) == 0.0
+
+
 def test_decay_can_lift_a_step_above_the_limit():
     weight = in_float16([2.0**-5, 0.0], [2.0**-24, 2.0**-24])
     assert flushed_share(SGD([weight], lr=0.5, weight_decay=0.0)) == 1.0

@@ -7,7 +7,8 @@ needs to launch them one by one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from functools import cache
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch.optim import SGD
 from fourminutes.data.loader import Batch
 from fourminutes.train.course import Course
 from fourminutes.train.setup import Parts
-from fourminutes.train.step import Outcome, batch_loss, note_flushed
+from fourminutes.train.step import Outcome, batch_loss, copy_all_, flushed_at_epochs_end
 
 _WARM_UPS = 3  # torch's own advice: after these, libraries have their workspaces and have chosen their kernels
 
@@ -34,26 +35,33 @@ class Recorder(Protocol):
 
 
 class CudaGraphs:
-    """Records work as CUDA graphs, which share one pool of memory since they are never replayed side by side."""
+    """Records work as CUDA graphs, on one stream, which also warms it up: autograd remembers streams.
+
+    All graphs of a process share one pool of memory, since nothing in it has to last from step to step.
+    """
 
     def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def warm_up(self, work: Work) -> None:
-        """Do `work` on a stream of its own, since the usual one cannot be recorded."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        """Do `work` beside the usual stream, which cannot be recorded."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             work()
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
 
     def record(self, work: Work) -> Work:
         """Record the kernels of `work`, without running them."""
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as the loader's, may allocate meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=_pool(), stream=self._stream, capture_error_mode="thread_local"):
             work()
         return graph.replay
+
+
+@cache
+def _pool() -> Any:
+    return torch.cuda.graph_pool_handle()
 
 
 class CapturedStep:
@@ -78,11 +86,12 @@ class CapturedStep:
         _fix_optimizer(parts)
         works = (self._run_forward, self._run_backward, self._run_check, self._run_update)
         _warm_up(parts, works, recorder)
+        self._batch_loss = torch.empty(())  # lets go of what autograd remembers of the warm-up
         self._forward, self._backward, self._check, self._update = (recorder.record(work) for work in works)
 
     def __call__(self, course: Course, batches: Iterator[Batch]) -> Outcome:
         """Take one step."""
-        torch._foreach_copy_(self._before, self._statistics)
+        copy_all_(self._before, self._statistics)
         torch._foreach_zero_([self._loss, *self._gradients])
         course.clock.lap("other")
         for _ in range(self._parts.settings.micro_batches):
@@ -94,12 +103,13 @@ class CapturedStep:
             course.clock.lap("forward")
             self._backward()
             course.clock.lap("backward")
+        flushed = flushed_at_epochs_end(self._parts, course)
         self._check()
         loss, overflow = torch.cat([self._loss, self._overflow]).tolist()
         if overflow:
-            torch._foreach_copy_(self._statistics, self._before)
+            copy_all_(self._statistics, self._before)
         else:
-            note_flushed(self._parts, course)
+            course.flushed = flushed
             self._update()
         return Outcome(loss, finite=not overflow)
 

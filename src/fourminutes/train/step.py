@@ -39,12 +39,13 @@ def eager_step(parts: Parts, course: Course, batches: Iterator[Batch]) -> Outcom
     statistics = parts.running_statistics
     before = [buffer.clone() for buffer in statistics]
     loss = accumulate_gradients(parts, course, batches)
+    flushed = flushed_at_epochs_end(parts, course)
     finite = parts.loss_scale.unscale_([weight.grad for weight in parts.weights if weight.grad is not None])
     if finite:
-        note_flushed(parts, course)
+        course.flushed = flushed
         parts.optimizer.step()
     else:
-        torch._foreach_copy_(statistics, before)
+        copy_all_(statistics, before)
     parts.optimizer.zero_grad(set_to_none=True)
     return Outcome(loss, finite)
 
@@ -78,8 +79,18 @@ def batch_loss(parts: Parts, batch: Batch) -> Tensor:
     return functional.cross_entropy(logits, batch.labels, label_smoothing=parts.settings.label_smoothing)
 
 
-def note_flushed(parts: Parts, course: Course) -> None:
-    """On an epoch's last step, note what half precision will lose of the update that is about to be made."""
+def flushed_at_epochs_end(parts: Parts, course: Course) -> float | None:
+    """On an epoch's last step, the share of the coming update that half precision will lose; else None.
+
+    To be asked while the gradients still have the loss scale.
+    """
     is_epochs_last = (course.batch + 1) % parts.steps_per_epoch == 0
-    if stores_half(parts.settings.precision) and is_epochs_last:
-        course.flushed = flushed_share(parts.optimizer)
+    if not (stores_half(parts.settings.precision) and is_epochs_last):
+        return None
+    return flushed_share(parts.optimizer, loss_scale=parts.loss_scale.value)
+
+
+def copy_all_(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy each source to its target; there may be none, as of a network without batch norm."""
+    if targets:
+        torch._foreach_copy_(targets, sources)
