@@ -72,7 +72,9 @@ def both_front_ends(launch: Launch, settings: ReducePlan, limit_bytes: float, mi
                 for one, other in zip(ours, theirs, strict=True):
                     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
                     compared += 1
-        assert fixed.layout == [sum(list(module.parameters())[n].numel() for n in b) for b in threshold(module, limit_bytes)]
+        assert fixed.layout == [
+            sum(list(module.parameters())[n].numel() for n in b) for b in threshold(module, limit_bytes)
+        ]
     return compared
 
 

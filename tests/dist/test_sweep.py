@@ -139,7 +139,9 @@ def test_a_rate_is_taken_over_in_proportion_to_the_batch(bench, undisturbed):
 
 
 def test_a_rate_that_is_not_tuned_yet_cannot_be_taken_over(bench):
-    with pytest.raises(UserError, match=r"results/early/sweeps/tuned\.json: no such record"):
+    with pytest.raises(
+        UserError, match=r"results/early/sweeps/tuned\.json: no such record yet; make the sweep 'tuned' first"
+    ):
         run_sweep(sweep_plan(bench, "early"), "doubled")
 
 
@@ -153,6 +155,15 @@ def test_a_trial_that_diverges_is_in_the_ledger_without_a_hit(bench):
 def test_any_key_can_be_swept(bench):
     ledger = made(sweep_plan(bench, "momentum", key="optimizer.momentum", start=0.01))
     assert [trial.value for trial in ledger.trials[:3]] == [0.01, 0.04, 0.16]
+
+
+def test_a_grid_does_not_grow_beyond_what_a_run_can_have(bench):
+    """Global batches from 8, which one forward pass takes, to 64: 128 is more than there are pictures."""
+    tuning = TUNING | {"points": 3, "budget": 6, "factor": 2}
+    ledger = made(sweep_plan(bench, "bounded", key="batch.global_batch", start=16, tuning=tuning))
+    tuned = [trial for trial in ledger.trials if trial.purpose == "tune"]
+    assert len(tuned) == 6
+    assert {trial.value for trial in tuned} <= {8, 16, 32, 64}
 
 
 def test_half_precision_says_what_it_flushes(bench):

@@ -89,3 +89,11 @@ def test_the_smallest_detectable_effect_is_found_four_times_in_five():
     found = Estimate(0, standard_error, Interval(0, 0), Interval(0, 0))
     measured = rng.normal(margin + found.detectable, standard_error, 20_000)
     assert (measured - 1.96 * standard_error > margin).mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_equal_things_are_shown_to_be_equal_within_the_least_margin_four_times_in_five():
+    rng = np.random.default_rng(10)
+    standard_error = 0.5
+    margin = Estimate(0, standard_error, Interval(0, 0), Interval(0, 0)).least_margin
+    measured = rng.normal(0, standard_error, 20_000)
+    assert (np.abs(measured) + 1.645 * standard_error < margin).mean() == pytest.approx(0.8, abs=0.01)

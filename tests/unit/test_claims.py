@@ -27,7 +27,7 @@ from fourminutes.errors import UserError
 from fourminutes.plan import BatchPlan, ClaimPlan, Plan
 from fourminutes.record import SweepRecord, packed_hits, write_record
 from fourminutes.report import drawing, make_report
-from fourminutes.report.arms import Arm, family
+from fourminutes.report.arms import Arm, family, read_arms
 from fourminutes.report.bootstrap import Estimate, Interval
 from fourminutes.report.claims import (
     Comparison,
@@ -255,6 +255,34 @@ def test_what_a_reader_must_know_stands_beside_the_verdict():
     )
 
 
+def test_the_arms_of_a_condition_have_their_remarks_too():
+    """A reference that is badly tuned would hide what was lost to it."""
+    plan = plan_of()
+    record_arms(plan)
+    record_arms(plan, "sgd-64", at_edge=True)
+    assert judged(plan, "lars-holds").remarks[1:] == ("sgd-64's value ends its grid",)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ({"hits": "xyz"}, "trials.0.hits"),
+        ({"seed": 1001, "value": 0.2}, "is there 2 times"),
+    ],
+)
+def test_a_damaged_record_is_named_in_one_line(damage, named):
+    plan = plan_of()
+    record_arms(plan)
+    path = plan.sweep_record("lars-512")
+    written = json.loads(path.read_text())
+    written["trials"][0] |= damage
+    path.write_text(json.dumps(written))
+    with pytest.raises(UserError, match=named) as refusal:
+        read_arms(plan)
+    assert "\n" not in str(refusal.value)
+    assert path.name in str(refusal.value)
+
+
 def test_unequal_budgets_stand_beside_the_verdict():
     plan = plan_of()
     record_arms(plan)
@@ -274,7 +302,7 @@ def test_diverged_trials_count_as_nothing_right_and_are_told():
     assert "2 of 4 trials of sgd-512 diverged" in judged(plan, "lars-holds").remarks
 
 
-@pytest.mark.parametrize("images", [1, 4, 5, 8, 251])
+@pytest.mark.parametrize("images", [52, 53, 55, 56, 251])
 def test_hits_are_read_as_training_writes_them(images):
     hits = np.random.default_rng(images).random(images) < 0.5
     record = arm_record("sgd-64", val_images=images)

@@ -370,3 +370,17 @@ def test_chunks_never_get_too_many():
     assert 1024 * -(-1252 // raised) <= MAX_CHUNKS
     with pytest.raises(UserError, match="shards"):
         chunk_size(64, shards(MAX_CHUNKS, 1))
+
+
+def test_a_damaged_picture_ends_in_a_line_that_says_how_to_find_it(tmp_path: Path) -> None:
+    """Of the same length, so that its index still holds."""
+    made = small_set(tmp_path, samples=12, of=1)
+    (entry,) = made.manifest.splits["train"].shards
+    tar = tmp_path / f"{entry.name}.tar"
+    with tarfile.open(tar) as members:
+        picture = next(member for member in members if member.name.endswith(".jpg"))
+    with tar.open("r+b") as file:
+        file.seek(picture.offset_data)
+        file.write(bytes(picture.size))
+    with pytest.raises(UserError, match=f"`fourminutes data verify {tmp_path}` says what is damaged"):
+        list(made.train().epoch())

@@ -107,8 +107,9 @@ class Loader:
             epoch are (samples_per_epoch // world size) // batch full ones.
     """
 
-    def __init__(self, pipeline: Any, *, samples: int, identity: Identity) -> None:
+    def __init__(self, pipeline: Any, *, folder: Path, samples: int, identity: Identity) -> None:
         """Start on a built `pipeline`, whose checkpoint may be restored; reading begins with the first batch."""
+        self._folder = folder
         self._identity = identity
         self._batches = DALIGenericIterator(
             pipeline,
@@ -128,11 +129,17 @@ class Loader:
         An iterator that is dropped before its end leaves the rest to the next call.
 
         Raises:
-            RuntimeError: an image cannot be decoded or a shard cannot be read; the loader is of no further use.
+            UserError: an image cannot be decoded or a shard cannot be read; the loader is of no further use.
         """
-        for (outputs,) in self._batches:
-            if len(outputs["labels"]):
-                yield Batch(outputs["images"].permute(0, 3, 1, 2), outputs["labels"])
+        try:
+            for (outputs,) in self._batches:
+                if len(outputs["labels"]):
+                    yield Batch(outputs["images"].permute(0, 3, 1, 2), outputs["labels"])
+        except RuntimeError as error:
+            raise UserError(
+                f"{self._folder}: a picture cannot be read or decoded; `fourminutes data verify {self._folder}` says "
+                "what is damaged; remove that shard and make it again"
+            ) from error
 
     def state(self) -> LoaderState:
         """Where the loader stands; to be called between two batches."""
@@ -201,7 +208,7 @@ def training_loader(  # noqa: PLR0913
             seed=own_seed,
             checkpoint=state.pipeline if state else None,
         )  # has read the chunks' indices, which may go now
-    return Loader(pipeline, samples=_samples(shards), identity=identity)
+    return Loader(pipeline, folder=folder, samples=_samples(shards), identity=identity)
 
 
 def validation_loader(
@@ -232,7 +239,7 @@ def validation_loader(
         seed=0,
     )
     identity = _identity(shards, image_px=image_px, batch=batch, rank=rank, world_size=world_size, device_id=device_id)
-    return Loader(pipeline, samples=_samples(shards), identity=identity)
+    return Loader(pipeline, folder=folder, samples=_samples(shards), identity=identity)
 
 
 def _identity(

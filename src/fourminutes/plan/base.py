@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 class PlanModel(BaseModel):
     """A block of a plan: unknown keys and values of the wrong type are refused, nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 def content_hash(model: BaseModel, *, digits: int = 10) -> str:

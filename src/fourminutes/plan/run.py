@@ -118,7 +118,7 @@ class BatchPlan(PlanModel):
 class LossScalePlan(PlanModel):
     """The factor on the loss that keeps small gradients in half precision's range; for amp, half and half-lars."""
 
-    initial: float = Field(32_768, gt=0, description="scale at the start; a power of two rounds nothing")
+    initial: float = Field(32_768, gt=0, le=2**24, description="scale at the start; a power of two rounds nothing")
     dynamic: bool = Field(True, description="halve on an overflow, double after growth_steps without; false keeps it")
     growth_steps: int = Field(2000, ge=1, description="steps without an overflow before the scale doubles")
 
@@ -226,7 +226,7 @@ class RunPlan(PlacedPlan):
     """One training run, complete."""
 
     description: str = Field("", description="one sentence for the report")
-    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, order and augmentation")
     epochs: int = Field(90, ge=1, description="passes over the training set")
     label_smoothing: float = Field(0, ge=0, lt=1, description="share of the target spread over all classes")
     recipe: str | None = Field(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import Counter
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fourminutes.plan import RunPlan, TuningPlan
 from fourminutes.record.base import Record
@@ -21,8 +22,9 @@ class Trial(Record):
     settings_hash: str = Field(description="of all settings that decide the weights")
     diverged: bool = Field(description="ended before its time, since loss or gradients were no finite numbers")
     hits: str = Field(
+        pattern="^[0-9a-f]*$",
         description="for every validation image, in the shards' order, whether its class came first: bits, the most "
-        "significant first, in hexadecimal digits; all 0 where the trial diverged"
+        "significant first, in hexadecimal digits; all 0 where the trial diverged",
     )
     train_loss: float | None = Field(description="mean of the last epoch; null where the trial diverged")
     skipped_steps: int
@@ -51,3 +53,14 @@ class SweepRecord(Record):
     at_edge: bool = Field(description="whether the chosen value ends the grid: a better one may lie beyond")
     placement: Placement
     provenance: Provenance
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if self.tuning.tune_images >= self.val_images:
+            raise ValueError(
+                f"{self.tuning.tune_images} of {self.val_images} images choose, and none is left to report on"
+            )
+        made_for = Counter((trial.purpose, trial.value, trial.seed) for trial in self.trials)
+        if made_for and (most := made_for.most_common(1)[0])[1] > 1:
+            raise ValueError(f"trial {most[0]} is there {most[1]} times")
+        return self

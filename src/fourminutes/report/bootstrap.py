@@ -10,8 +10,10 @@ import numpy.typing as npt
 RESAMPLES = 10_000
 #: Of the resampling itself, so that equal records give equal intervals; its value means nothing.
 SEED = 1807_11205
-#: Normal quantiles of a two-sided test at 5 % and of a power of 80 %.
+#: Normal quantiles of a two-sided test at 5 % and of a power of 80 %; and those of two one-sided tests at 5 %, of which
+#: both have to succeed, each in 90 % of the cases for 80 % of both.
 _TEST_Z, _POWER_Z = 1.96, 0.84
+_EQUAL_TEST_Z, _EQUAL_POWER_Z = 1.645, 1.28
 
 Values = npt.NDArray[np.int8]
 Numbers = npt.NDArray[np.float64]
@@ -41,6 +43,14 @@ class Estimate:
         (z_0.975 + z_0.8) s with the standard error s, as for a normally distributed mean.
         """
         return (_TEST_Z + _POWER_Z) * self.standard_error
+
+    @property
+    def least_margin(self) -> float:
+        """How wide a margin must be for the 90 % interval to lie within it with 80 % power, where the truth is 0.
+
+        (z_0.95 + z_0.9) s: no smaller margin can be expected to show two equal things to be equal.
+        """
+        return (_EQUAL_TEST_Z + _EQUAL_POWER_Z) * self.standard_error
 
 
 def estimate(values: Values) -> Estimate:

@@ -122,7 +122,8 @@ def _compared(claim: ClaimPlan, plan: ComparisonPlan, arms: Mapping[str, Arm], s
     if arm is None or against is None or obstacles:
         return Comparison(plan, arm, against, 0, None, Verdict.NOT_TESTED, obstacles)
     difference = paired_difference(arm, against)
-    verdict, remarks = difference_verdict(claim, difference), tuple(_remarks(arm, against))
+    verdict = difference_verdict(claim, difference)
+    remarks = (*_remarks([arms[name] for name in plan.sweeps]), *_remarks_on_both(arm, against))
     if (loss := plan.only_if) is not None:
         lost_points = 100 * float(_gains(arms[loss.lost_to], arms[loss.sweep]).mean(dtype=np.float64))
         remarks = (f"{loss.sweep} lost {lost_points:.1f} points to {loss.lost_to}", *remarks)
@@ -143,9 +144,9 @@ def _obstacles(plan: ComparisonPlan, arms: Mapping[str, Arm], seeds: int) -> Ite
         yield f"{words.joined([one.name for one in recorded])} are not on the same pictures"
 
 
-def _remarks(arm: Arm, against: Arm) -> Iterator[str]:
-    """What a reader must know beside the verdict."""
-    for one in (arm, against):
+def _remarks(arms: Sequence[Arm]) -> Iterator[str]:
+    """What a reader must know beside the verdict, of every arm that has a part in it."""
+    for one in arms:
         diverged = sum(trial.diverged for trial in one.final_trials)
         if diverged:
             yield f"{diverged} of {len(one.seeds)} trials of {one.name} diverged"
@@ -155,6 +156,10 @@ def _remarks(arm: Arm, against: Arm) -> Iterator[str]:
             yield f"{one.name}'s value is scaled from {one.record.chosen_from}, not tuned"
         if one.outdated:
             yield f"the plan of {one.name} has changed since"
+
+
+def _remarks_on_both(arm: Arm, against: Arm) -> Iterator[str]:
+    """And of the two that are compared."""
     budgets = [len(one.tuning_trials) for one in (arm, against)]
     if budgets[0] != budgets[1] and not (arm.record.chosen_from or against.record.chosen_from):
         yield f"tuned with {budgets[0]} trials against {budgets[1]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fourminutes.plan import SweepPlan
+from fourminutes.plan import ClaimPlan, SweepPlan
 from fourminutes.record import Trial
 from fourminutes.report import words
 from fourminutes.report.arms import Arm
@@ -21,8 +21,8 @@ _CLAIM_NOTES = (
     (
         "gains is supported where the 95 % interval lies above the margin and refuted where none of it does; equals is "
         "supported where the 90 % interval lies within ± the margin (two one-sided tests at 5 %) and refuted where the "
-        "95 % interval lies wholly outside. detectable: how far from the margin the truth must be for the 95 % "
-        "interval to exclude it with 80 % power, 2.8 standard errors."
+        "95 % interval lies wholly outside. detectable, with 80 % power: for gains how far from the margin the truth "
+        "must be (2.8 standard errors), for equals how wide the margin must be where there is no difference (2.9)."
     ),
 )
 
@@ -68,11 +68,11 @@ def _comparison_cells(claim: Judgement, comparison: Comparison) -> dict[str, Cel
         "verdict": comparison.verdict.value,
         "claim_verdict": claim.verdict.value,
         "remarks": "; ".join(comparison.remarks) or None,
-        **_difference_cells(comparison),
+        **_difference_cells(comparison, claim.plan),
     }
 
 
-def _difference_cells(comparison: Comparison) -> dict[str, Cell]:
+def _difference_cells(comparison: Comparison, claim: ClaimPlan) -> dict[str, Cell]:
     arm, against, difference = comparison.arm, comparison.against, comparison.difference
     if arm is None or against is None or difference is None:
         return {}
@@ -85,7 +85,7 @@ def _difference_cells(comparison: Comparison) -> dict[str, Cell]:
         "high_95_points": difference.interval_95.high,
         "low_90_points": difference.interval_90.low,
         "high_90_points": difference.interval_90.high,
-        "detectable_points": difference.detectable,
+        "detectable_points": difference.detectable if claim.kind == "gains" else difference.least_margin,
     }
 
 

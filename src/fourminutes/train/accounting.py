@@ -39,6 +39,10 @@ class StepClock:
             self._pending.append((part, self._last, now))
         self._last = now
 
+    def pass_over(self) -> None:
+        """The time since the lap before is none of an epoch's, such as that of a preparation."""
+        self._last = self._mark()
+
     def move(self, seconds: float, source: Part, target: Part) -> None:
         """Book `seconds` that were measured within `source` under `target`."""
         self._spent_s[source] -= seconds

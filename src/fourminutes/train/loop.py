@@ -28,6 +28,7 @@ from fourminutes.train.writer import CheckpointWriter
 def train_epochs(
     parts: Parts,
     course: Course,
+    stepper: Stepper,
     listener: Listener,
     writer: CheckpointWriter | None,
     *,
@@ -39,7 +40,8 @@ def train_epochs(
         Interrupted: a rank was asked to stop; everything is saved, where there is a `writer`.
         RunFailed: gradients stay no finite numbers, weights are none at the end of an epoch, or a rank has drifted.
     """
-    board, stepper = StopBoard(parts.ranks), stepper_of(parts)
+    board = StopBoard(parts.ranks)
+    course.clock.pass_over()
     for epoch in range(course.batch // parts.steps_per_epoch, parts.settings.epochs):
         listener.epoch_begins(epoch + 1)
         batches = parts.training.epoch()

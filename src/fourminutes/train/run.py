@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from fourminutes.train.course import Course, begin, resume
 from fourminutes.train.display import Display
 from fourminutes.train.interrupt import stop_signals
 from fourminutes.train.listen import Listener, Listeners
-from fourminutes.train.loop import train_epochs
+from fourminutes.train.loop import stepper_of, train_epochs
 from fourminutes.train.mlperf import MlperfLog
 from fourminutes.train.precision import arithmetic
 from fourminutes.train.ranks import Ranks
@@ -85,8 +86,42 @@ def train(plan: Plan, run: str) -> RunRecord | None:
     launch = resolve_launch()
     require_fit(f"run {run!r}", job.settings, manifest, launch)
     torch.set_num_threads(job.settings.threads)
-    with stop_signals() as asked_to_stop, process_group(launch, timeout_s=LOST_AFTER_S):
+    with in_words(f"run {run!r}", job.settings), stop_signals() as asked_to_stop, joined(launch):
         return _train(job, Place.find(launch, job.settings.reduce.group_ranks), asked_to_stop)
+
+
+def joined(launch: Launch) -> AbstractContextManager[None]:
+    """`process_group` with a training's patience."""
+    return process_group(launch, timeout_s=LOST_AFTER_S)
+
+
+@contextmanager
+def in_words(name: str, settings: RunPlan) -> Iterator[None]:
+    """Within this, what the device or the compiler cannot do ends in one line.
+
+    Raises:
+        UserError: the GPU's memory is too small, or the network cannot be compiled here.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{name}: batch.per_device {settings.batch.per_device}: more than the GPU's memory holds; lower it, and "
+            "micro-batches make up the same global batch"
+        ) from error
+    except _compiler_errors(settings) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{name}: compile: torch cannot compile the network here ({reason}); set it to false"
+        ) from error
+
+
+def _compiler_errors(settings: RunPlan) -> tuple[type[Exception], ...]:
+    if not settings.compile:
+        return ()
+    from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
+
+    return (TorchDynamoException,)
 
 
 def parameter_checksum(model: nn.Module) -> str:
@@ -173,9 +208,10 @@ def _train_and_tell(
     """Train to the end; `listener` hears of all of it, but of no end where the run is only interrupted."""
     writer = CheckpointWriter(job.checkpoints, place.ranks, keep=job.settings.checkpoint.keep)
     try:
+        stepper = stepper_of(parts)
         with writer:
             listener.run_begins()
-            train_epochs(parts, course, listener, writer, asked_to_stop=asked_to_stop)
+            train_epochs(parts, course, stepper, listener, writer, asked_to_stop=asked_to_stop)
         listener.run_ends("success")
     except RunFailed:
         listener.run_ends("aborted")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -20,12 +20,15 @@ class Want:
     seed: int
 
 
-def next_tuning(tuning: TuningPlan, start: float, trials: Sequence[Trial]) -> Want | None:
+def next_tuning(
+    tuning: TuningPlan, start: float, trials: Sequence[Trial], possible: Callable[[float], bool] = lambda value: True
+) -> Want | None:
     """The tuning trial that comes after `trials`; None when the budget is spent.
 
     First the grid, start x factor^i for i = 0 ... points - 1, each value with the first seed. Then, while the best
-    value is the lowest or the highest one, the next value beyond it. Then the best value and its two neighbours, again
-    and again with further seeds, whichever had the fewest: neighbours lie close together, and one seed decides little.
+    value is the lowest or the highest one, the next value beyond it, as long as it is `possible`. Then the best value
+    and its neighbours, again and again with further seeds, whichever had the fewest: neighbours lie close together, and
+    one seed decides little.
     """
     tried = [trial for trial in trials if trial.purpose == "tune"]
     if len(tried) >= tuning.budget:
@@ -33,12 +36,12 @@ def next_tuning(tuning: TuningPlan, start: float, trials: Sequence[Trial]) -> Wa
     if len(tried) < tuning.points:
         return Want("tune", start * tuning.factor ** len(tried), tuning.seed)
     values, best = _values(tried), chosen_value(tuning, tried)
-    if best == values[0]:
-        return Want("tune", best / tuning.factor, tuning.seed)
-    if best == values[-1]:
-        return Want("tune", best * tuning.factor, tuning.seed)
+    for edge, beyond in ((values[0], best / tuning.factor), (values[-1], best * tuning.factor)):
+        if best == edge and possible(beyond):
+            return Want("tune", beyond, tuning.seed)
     place = values.index(best)
-    seeds = {value: sum(trial.value == value for trial in tried) for value in values[place - 1 : place + 2]}
+    neighbours = values[max(0, place - 1) : place + 2]
+    seeds = {value: sum(trial.value == value for trial in tried) for value in neighbours}
     fewest = min(seeds, key=lambda value: (seeds[value], value != best))
     return Want("tune", fewest, tuning.seed + seeds[fewest])
 

@@ -10,18 +10,20 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
-from fourminutes.comm.launch import device_of, process_group, resolve_launch
+from fourminutes.comm.launch import device_of, resolve_launch
 from fourminutes.errors import Interrupted, RunFailed, UserError
 from fourminutes.plan import DataPlan, Plan, RunPlan, SweepPlan, TuningPlan
+from fourminutes.plan.words import first_problem
 from fourminutes.progress import progress
 from fourminutes.record import Manifest, SweepRecord, Trial, packed_hits, provenance, read_record, write_record
 from fourminutes.train.agreement import require_agreement
 from fourminutes.train.course import Course, begin
 from fourminutes.train.interrupt import stop_signals
 from fourminutes.train.listen import Listener
-from fourminutes.train.loop import train_epochs
-from fourminutes.train.run import LOST_AFTER_S, Place, data_of, identity, placed, require_fit
+from fourminutes.train.loop import stepper_of, train_epochs
+from fourminutes.train.run import Place, data_of, identity, in_words, joined, placed, require_fit
 from fourminutes.train.search import Want, chosen_value, is_at_edge, next_final, next_tuning, tune_percent
 from fourminutes.train.setup import Input, Parts, Position, set_up, settle_buckets
 
@@ -61,7 +63,7 @@ def run_sweep(plan: Plan, name: str) -> SweepRecord | None:
     launch = resolve_launch()
     require_fit(f"sweep {name!r}", arm.sweep.run, arm.manifest, launch)
     torch.set_num_threads(arm.sweep.run.threads)
-    with stop_signals() as asked_to_stop, process_group(launch, timeout_s=LOST_AFTER_S):
+    with in_words(f"sweep {name!r}", arm.sweep.run), stop_signals() as asked_to_stop, joined(launch):
         return _sweep(arm, Place.find(launch, arm.sweep.run.reduce.group_ranks), asked_to_stop)
 
 
@@ -81,9 +83,8 @@ def with_value(run: RunPlan, key: str, value: float, seed: int) -> RunPlan:
     block[last] = int(value) if value.is_integer() else value  # which is right for whole numbers and for others
     try:
         return RunPlan.model_validate(settings | {"seed": seed})
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"sweeps: {key} cannot be {value:g}: {reason}") from error
+    except ValidationError as error:
+        raise UserError(f"sweeps: {key} cannot be {value:g}: {first_problem(error, RunPlan).words}") from error
 
 
 def _sweep(arm: Arm, place: Place, asked_to_stop: Callable[[], bool]) -> SweepRecord | None:
@@ -109,7 +110,7 @@ def _sweep(arm: Arm, place: Place, asked_to_stop: Callable[[], bool]) -> SweepRe
 
 def _wanted(arm: Arm, trials: list[Trial]) -> Iterator[Want]:
     """The trials still to be made; whoever takes one adds it to `trials`."""
-    while arm.sweep.start is not None and (want := next_tuning(arm.tuning, arm.sweep.start, trials)):
+    while want := _next_tuning(arm, trials):
         yield want
     value = _chosen(arm, trials)
     while value is not None and (want := next_final(arm.tuning, value, trials)):
@@ -120,9 +121,25 @@ def _chosen(arm: Arm, trials: list[Trial]) -> float | None:
     """The value of the final trials; None while it is open."""
     if arm.taken_over is not None:
         return arm.taken_over
-    if arm.sweep.start is None or next_tuning(arm.tuning, arm.sweep.start, trials) is not None:
+    if arm.sweep.start is None or _next_tuning(arm, trials) is not None:
         return None
     return chosen_value(arm.tuning, trials)
+
+
+def _next_tuning(arm: Arm, trials: list[Trial]) -> Want | None:
+    """The next trial that chooses the value; none where the value is taken over."""
+    if arm.sweep.start is None:
+        return None
+    return next_tuning(arm.tuning, arm.sweep.start, trials, lambda value: _can_be(arm, value))
+
+
+def _can_be(arm: Arm, value: float) -> bool:
+    """Whether a run can have the value; one beyond the grid that was asked for need not."""
+    try:
+        run = with_value(arm.sweep.run, arm.sweep.key, value, seed=0)
+    except UserError:
+        return False
+    return run.batch.global_batch <= arm.manifest.splits["train"].samples
 
 
 def _taken_over(arm: Arm) -> float | None:
@@ -130,6 +147,8 @@ def _taken_over(arm: Arm) -> float | None:
     if arm.sweep.scaled_from is None:
         return None
     path = arm.plan.sweep_record(arm.sweep.scaled_from)
+    if not path.is_file():
+        raise UserError(f"{path}: no such record yet; make the sweep {arm.sweep.scaled_from!r} first")
     source = read_record(path, SweepRecord)
     if source.chosen is None or (source.dataset_hash, source.key) != (arm.manifest.dataset_hash, arm.sweep.key):
         raise UserError(f"{path}: is not tuned on these pictures and for {arm.sweep.key}; remove it and make it again")
@@ -146,7 +165,7 @@ def _trial(arm: Arm, want: Want, place: Place, asked_to_stop: Callable[[], bool]
     diverged = False
     try:
         settle_buckets(parts)
-        train_epochs(parts, course, Listener(), None, asked_to_stop=asked_to_stop)
+        train_epochs(parts, course, stepper_of(parts), Listener(), None, asked_to_stop=asked_to_stop)
     except RunFailed:
         diverged = True
     except Interrupted:
