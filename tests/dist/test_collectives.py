@@ -6,7 +6,7 @@ import pytest
 import torch
 from processes import run_ranks
 
-from fourminutes.comm.collectives import ALGORITHMS, chosen, hybrid, run, torus
+from fourminutes.comm.collectives import ALGORITHMS, run, torus
 from fourminutes.comm.launch import Launch
 from fourminutes.comm.topology import discover, group_by_host, group_consecutive, placement
 from fourminutes.errors import UserError

@@ -22,10 +22,10 @@ from fourminutes.record import Manifest
 from fourminutes.train.accounting import StepClock
 from fourminutes.train.course import Course
 from fourminutes.train.evaluate import evaluate
-from fourminutes.train.step import accumulate_gradients
 from fourminutes.train.loss_scale import LossScale
 from fourminutes.train.ranks import Ranks
 from fourminutes.train.setup import distributed
+from fourminutes.train.step import accumulate_gradients
 
 MICRO_IMAGES, MICRO_BATCHES = 4, 4
 

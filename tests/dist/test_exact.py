@@ -76,9 +76,7 @@ def _ulp(values: Tensor) -> Tensor:
     return 2.0 ** (torch.frexp(values).exponent - 24).double()
 
 
-@pytest.mark.parametrize(
-    ("world_size", "group_ranks"), [(2, 1), (3, 2), (4, 2), (6, 4), (6, 3), (8, 2)], ids=lambda number: str(number)
-)
+@pytest.mark.parametrize(("world_size", "group_ranks"), [(2, 1), (3, 2), (4, 2), (6, 4), (6, 3), (8, 2)], ids=str)
 def test_averages_are_right_to_one_unit_in_the_last_place(world_size: int, group_ranks: int) -> None:
     cases = (4 if world_size % group_ranks == 0 else 3) * len(WIRES) * 2
     for errors in run_ranks(largest_error_ulp, world_size, group_ranks):

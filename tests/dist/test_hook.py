@@ -10,7 +10,7 @@ import torch
 from processes import run_ranks
 from torch.nn.parallel import DistributedDataParallel
 
-from fourminutes.comm.hook import HybridState, predivisor, hybrid_hook
+from fourminutes.comm.hook import HybridState, hybrid_hook, predivisor
 from fourminutes.comm.launch import ALONE, Launch
 from fourminutes.comm.topology import discover
 from fourminutes.plan import ReducePlan
