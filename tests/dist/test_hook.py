@@ -109,7 +109,7 @@ def test_exposed_time_is_taken_once() -> None:
 
 def average_of_equals(launch: Launch, value: float) -> float:
     with closing(HybridState(discover(launch), ReducePlan(wire="fp16"))) as state:
-        return state.submit(torch.full((8,), value), is_last=True).wait()[0].item()
+        return state.submit(0, torch.full((8,), value), is_last=True).wait()[0].item()
 
 
 @pytest.mark.parametrize("value", [30_000.0, 2.0**-23], ids=["sum beyond fp16", "quarter below fp16"])
@@ -127,7 +127,7 @@ def averages_of_half_buckets(launch: Launch) -> list[torch.Tensor]:
     for wire in ("fp32", "fp16", "bf16"):
         for dtype in (torch.float16, torch.bfloat16):
             with closing(HybridState(topology, ReducePlan(wire=wire))) as state:
-                averages.append(state.submit(torch.arange(8).to(dtype) * (launch.rank + 1), is_last=True).wait())
+                averages.append(state.submit(0, torch.arange(8).to(dtype) * (launch.rank + 1), is_last=True).wait())
     return averages
 
 
@@ -140,8 +140,8 @@ def test_average_keeps_the_type_of_the_bucket() -> None:
 
 def test_failure_reaches_the_future_and_all_later_ones() -> None:
     with closing(HybridState(discover(ALONE), ReducePlan())) as state:
-        whole_numbers = state.submit(torch.ones(4, dtype=torch.int64), is_last=False)
-        later = state.submit(torch.ones(4), is_last=True)
+        whole_numbers = state.submit(0, torch.ones(4, dtype=torch.int64), is_last=False)
+        later = state.submit(0, torch.ones(4), is_last=True)
         with pytest.raises(RuntimeError, match="can't be cast"):
             whole_numbers.wait()
         with pytest.raises(RuntimeError, match="can't be cast"):
@@ -151,7 +151,7 @@ def test_failure_reaches_the_future_and_all_later_ones() -> None:
 def test_close_ends_the_thread() -> None:
     before = threading.active_count()
     state = HybridState(discover(ALONE), ReducePlan())
-    state.submit(torch.ones(2), is_last=True).wait()
+    state.submit(0, torch.ones(2), is_last=True).wait()
     assert threading.active_count() == before + 1
     state.close()
     assert threading.active_count() == before
@@ -160,7 +160,7 @@ def test_close_ends_the_thread() -> None:
 def mean_of_large_halves(launch: Launch) -> list[float]:
     """Half-precision gradients on an fp32 wire, whose sum half precision couldn't hold."""
     with closing(HybridState(discover(launch, 2), ReducePlan(wire="fp32"))) as state:
-        return state.average(torch.full((4,), 30_000.0 + launch.rank * 32, dtype=torch.float16)).tolist()
+        return state.average(0, torch.full((4,), 30_000.0 + launch.rank * 32, dtype=torch.float16)).tolist()
 
 
 def test_a_wire_wider_than_the_gradients_is_divided_before_they_are_half_again() -> None:

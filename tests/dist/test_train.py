@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -200,6 +201,26 @@ def test_two_processes_by_torchrun_and_a_signal_to_one_of_them(bench):
     assert launch(bench, stopped)[0] == [0, 0]
     assert record_of(stopped).parameter_checksum == record.parameter_checksum
     assert [epoch.val_loss for epoch in record_of(stopped).epochs] == [epoch.val_loss for epoch in record.epochs]
+
+
+@pytest.mark.parametrize("front_end", ["ddp", "flat"])
+def test_the_traced_step_shows_every_bucket_on_every_rank_in_one_order(bench, front_end):
+    reduce = {"algorithm": "hierarchical", "group_ranks": 2, "wire": "fp16", "bucket_mib": 0.004, "trace_step": 3}
+    plan = bench.plan(f"traced-{front_end}", processes=4, reduce=reduce | {"front_end": front_end})
+    assert launch(bench, plan)[0] == [0] * 4
+    trace = json.loads(Path(f"logs/{plan.name}/trace/run.json").read_text())
+    spans = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    buckets = {span["tid"] for span in spans}
+    assert len(buckets) > 2
+    stages = {
+        rank: [(s["tid"], s["name"]) for s in spans if s["pid"] == rank and "," in s["name"]] for rank in range(4)
+    }
+    for rank, made in stages.items():
+        # Rank 0 and 2 are the masters of their pairs.
+        names = ["reduce, within", "all_reduce, across", "broadcast, within"][:: 1 if rank % 2 == 0 else 2]
+        assert made == [(bucket, name) for bucket in sorted(buckets) for name in names]
+    assert all(0 <= one["exposed_s"] <= one["busy_s"] for one in trace["otherData"]["overlap_by_rank"])
+    assert trace["otherData"]["reduce"]["front_end"] == front_end
 
 
 def test_recalibration_on_more_pictures_than_there_are_makes_as_many_passes_on_every_rank(bench):

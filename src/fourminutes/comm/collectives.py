@@ -34,6 +34,9 @@ class Stage:
     level: Level
     payload_bytes: int
 
+    def __str__(self) -> str:
+        return f"{self.name}, {self.level}"
+
 
 #: Sums a tensor in place; gives every stage before it begins, and the last one is over when the iterator ends. All
 #: ranks have to go through alike. The tensor is contiguous, of any shape and floating type, the same on every rank.

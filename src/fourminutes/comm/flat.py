@@ -84,8 +84,8 @@ class FlatParallel(nn.Module):
         return self._buckets[done] if done < len(self._buckets) else None
 
     def _hand_over(self, bucket: _Bucket) -> None:
-        is_last = bucket is self._buckets[-1]
-        self._handed_over.append(self._state.submit(bucket.flat, is_last=is_last))
+        number, is_last = len(self._handed_over), bucket is self._buckets[-1]
+        self._handed_over.append(self._state.submit(number, bucket.flat, is_last=is_last))
 
     def _finish(self) -> None:
         """The backward pass is over: hand over what took no part in it, and wait for all averages."""

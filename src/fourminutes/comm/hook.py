@@ -17,9 +17,10 @@ import math
 import torch
 from torch import Tensor, distributed
 
-from fourminutes.comm.collectives import algorithm_of, run
+from fourminutes.comm.collectives import algorithm_of
 from fourminutes.comm.lanes import Lane, StreamLane, TensorFuture, ThreadLane
 from fourminutes.comm.topology import Topology
+from fourminutes.comm.trace import QUEUED, Tracer
 from fourminutes.plan import ReducePlan
 
 WIRE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -52,6 +53,7 @@ class HybridState:
         self._algorithm = algorithm_of(settings, topology)
         self._lane: Lane | None = None
         self._sizes: dict[int, int] = {}
+        self._tracer: Tracer | None = None
 
     @property
     def layout(self) -> list[int]:
@@ -64,28 +66,44 @@ class HybridState:
             self._sizes.clear()
         self._sizes[number] = elements
 
-    def average(self, buffer: Tensor) -> Tensor:
-        """Replace `buffer`, flat, fp32 or half, by its mean over all ranks, and return it.
+    def average(self, number: int, buffer: Tensor) -> Tensor:
+        """Replace bucket `number`, flat, fp32 or half, by its mean over all ranks, and return it.
 
         With wire type w, P ranks, and c = `predivisor(P)` for a half-precision wire, else 1:
         mean = sum over ranks of w(x / c), in w, divided by P / c in the wider of w and the buffer's type.
         """
         wire_dtype = WIRE_DTYPES[self.settings.wire]
+        self._mark(number, "cast to the wire")
         before = 1 if wire_dtype == torch.float32 else predivisor(self.topology.world_size)
         wire = buffer if buffer.dtype == wire_dtype else torch.empty_like(buffer, dtype=wire_dtype)
         if wire is not buffer or before != 1:
             torch.mul(buffer, 1 / before, out=wire)  # one pass: scaled in the wider type, then rounded to the wire's
-        run(self._algorithm, wire, self.topology)
+        for stage in self._algorithm(wire, self.topology):
+            self._mark(number, str(stage))
+        self._mark(number, "divide")
         after = self.topology.world_size / before
         if wire.element_size() > buffer.element_size():
-            return buffer.copy_(wire.div_(after))
-        return (buffer if wire is buffer else buffer.copy_(wire)).div_(after)
+            buffer.copy_(wire.div_(after))
+        else:
+            (buffer if wire is buffer else buffer.copy_(wire)).div_(after)
+        self._mark(number, "")
+        return buffer
 
-    def submit(self, buffer: Tensor, *, is_last: bool) -> TensorFuture:
-        """Queue `buffer`; the future delivers it averaged. `is_last` marks the last bucket of a backward pass."""
+    def submit(self, number: int, buffer: Tensor, *, is_last: bool) -> TensorFuture:
+        """Queue bucket `number`; the future delivers it averaged. `is_last` marks the last one of a backward pass."""
         if self._lane is None:  # where buckets lie is known by the first
             self._lane = StreamLane(self.average) if buffer.is_cuda else ThreadLane(self.average)
-        return self._lane.submit(buffer, is_last=is_last)
+        self._mark(number, QUEUED)
+        return self._lane.submit(number, buffer, is_last=is_last)
+
+    def trace(self, device: torch.device) -> Tracer:
+        """Have every bucket's way traced from now on, until `end_trace`."""
+        self._tracer = Tracer(device)
+        return self._tracer
+
+    def end_trace(self) -> None:
+        """Trace no more."""
+        self._tracer = None
 
     def take_exposed_s(self) -> float:
         """Communication that no computing hid since the last call, in seconds; asked for after a backward pass.
@@ -100,6 +118,10 @@ class HybridState:
         if self._lane is not None:
             self._lane.close()
 
+    def _mark(self, number: int, name: str) -> None:
+        if self._tracer is not None:
+            self._tracer.mark(number, name)
+
 
 def hybrid_hook(
     state: HybridState,
@@ -107,4 +129,4 @@ def hybrid_hook(
 ) -> torch.futures.Future[Tensor]:
     """Average DDP's `bucket` over all ranks as `state` says; for `DistributedDataParallel.register_comm_hook`."""
     state.note(bucket.index(), bucket.buffer().numel())
-    return state.submit(bucket.buffer(), is_last=bucket.is_last())
+    return state.submit(bucket.index(), bucket.buffer(), is_last=bucket.is_last())

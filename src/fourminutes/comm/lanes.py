@@ -14,15 +14,16 @@ from torch import Tensor
 
 _CLOSE_WITHIN_S = 10.0  # after a failure elsewhere a peer may be gone, and the thread wait for it in vain
 
-Average = Callable[[Tensor], Tensor]
+#: Averages bucket number so-and-so where it is.
+Average = Callable[[int, Tensor], Tensor]
 TensorFuture = torch.futures.Future[Tensor]
 
 
 class Lane(Protocol):
     """Averages buckets one after another, in the order of their submission."""
 
-    def submit(self, buffer: Tensor, *, is_last: bool) -> TensorFuture:
-        """Queue `buffer`; the future delivers it averaged. `is_last` marks the last bucket of a backward pass."""
+    def submit(self, number: int, buffer: Tensor, *, is_last: bool) -> TensorFuture:
+        """Queue bucket `number`; the future delivers it averaged. `is_last` marks a backward pass's last one."""
 
     def take_exposed_s(self) -> float:
         """Seconds since the last call from a last bucket's submission to its average."""
@@ -36,16 +37,16 @@ class ThreadLane:
 
     def __init__(self, average: Average) -> None:
         self._average = average
-        self._jobs: queue.SimpleQueue[tuple[Tensor, TensorFuture, float | None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[int, Tensor, TensorFuture, float | None] | None] = queue.SimpleQueue()
         self._exposed_s: deque[float] = deque()
         # A daemon, so that a rank that fails elsewhere can exit although a peer keeps it waiting here.
         self._thread = threading.Thread(target=self._work, name="reduce", daemon=True)
         self._thread.start()
 
-    def submit(self, buffer: Tensor, *, is_last: bool) -> TensorFuture:
+    def submit(self, number: int, buffer: Tensor, *, is_last: bool) -> TensorFuture:
         """As `Lane.submit`."""
         future: TensorFuture = torch.futures.Future()
-        self._jobs.put((buffer, future, time.perf_counter() if is_last else None))
+        self._jobs.put((number, buffer, future, time.perf_counter() if is_last else None))
         return future
 
     def take_exposed_s(self) -> float:
@@ -60,11 +61,11 @@ class ThreadLane:
     def _work(self) -> None:
         failure: Exception | None = None
         while (job := self._jobs.get()) is not None:
-            buffer, future, last_submitted_s = job
+            number, buffer, future, last_submitted_s = job
             try:
                 if failure is not None:
                     raise failure  # after a failure the ranks may be at different buckets: nothing more is sent
-                self._average(buffer)
+                self._average(number, buffer)
             except Exception as error:
                 failure = error
                 future.set_exception(error)  # type: ignore[arg-type]  # torch's stub is too narrow
@@ -82,13 +83,13 @@ class StreamLane:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._exposed: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
-    def submit(self, buffer: Tensor, *, is_last: bool) -> TensorFuture:
+    def submit(self, number: int, buffer: Tensor, *, is_last: bool) -> TensorFuture:
         """As `Lane.submit`."""
         future: TensorFuture = torch.futures.Future(devices=[buffer.device])
         submitted = _timed_event(torch.cuda.current_stream())
         self._stream.wait_event(submitted)
         with torch.cuda.stream(self._stream):
-            self._average(buffer)
+            self._average(number, buffer)
             if is_last:
                 self._exposed.append((submitted, _timed_event(self._stream)))
             # The future remembers this stream's state; whoever waits for it waits for the average.

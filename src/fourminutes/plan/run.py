@@ -176,6 +176,13 @@ class ReducePlan(PlanModel):
         100, ge=0, description="steps between two comparisons of all processes' weights, bit for bit; 0: never"
     )
 
+    trace_step: int | None = Field(
+        None,
+        ge=1,
+        description="step of which every bucket's way is written, on all processes, to logs/<plan>/trace/<run>.json, "
+        "for Perfetto or chrome://tracing; null: none",
+    )
+
     @property
     def algorithms(self) -> frozenset[str]:
         """Every arrangement that may be used."""
@@ -265,11 +272,11 @@ class RunPlan(PlacedPlan):
     def recipe_hash(self) -> str:
         """Identifies what is trained: everything but what leaves the weights as they are.
 
-        Those are the description, the recipe's name, when checkpoints are taken and weights compared, and how the
-        loader spreads its work.
+        Those are the description, the recipe's name, when checkpoints are taken, weights compared and buckets traced,
+        and how the loader spreads its work.
         """
         loader = self.loader.model_copy(update={"threads": 1, "prefetch_batches": 1})
-        reduce = self.reduce.model_copy(update={"check_every_steps": 0})
+        reduce = self.reduce.model_copy(update={"check_every_steps": 0, "trace_step": None})
         same = {"description": "", "recipe": None, "checkpoint": CheckpointPlan(), "loader": loader, "reduce": reduce}
         return content_hash(self.model_copy(update=same))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
+from fourminutes.comm.trace import Span
 from fourminutes.record import Epoch
 
 RunStatus = Literal["success", "aborted"]
@@ -50,6 +51,9 @@ class Listener:
     def step(self, news: StepNews) -> None:
         """One more global batch is done."""
 
+    def reduction_traced(self, spans_by_rank: Sequence[Sequence[Span]]) -> None:
+        """The way of every bucket, on every rank, through the step that is to be heard of next."""
+
     def evaluation_begins(self, epoch: int) -> None:
         """All batches of epoch number `epoch` are done."""
 
@@ -83,6 +87,11 @@ class Listeners(Listener):
         """To all."""
         for listener in self._listeners:
             listener.step(news)
+
+    def reduction_traced(self, spans_by_rank: Sequence[Sequence[Span]]) -> None:
+        """To all."""
+        for listener in self._listeners:
+            listener.reduction_traced(spans_by_rank)
 
     def evaluation_begins(self, epoch: int) -> None:
         """To all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -47,7 +48,9 @@ def train_epochs(
         batches = parts.training.epoch()
         last_batch = (epoch + 1) * parts.steps_per_epoch
         while course.batch < last_batch:
-            listener.step(take_step(parts, course, batches, stepper))
+            with _traced(parts, course, listener):
+                news = take_step(parts, course, batches, stepper)
+            listener.step(news)
             _check_drift(parts, course)
             at_epoch_end = course.batch == last_batch
             is_durable = at_epoch_end or _is_due(parts, course)
@@ -186,6 +189,19 @@ def _is_due(parts: Parts, course: Course) -> bool:
     """Whether to save now: not while steps are skipped, so that the last checkpoint is from before a divergence."""
     course.is_due = course.is_due or course.batch % parts.settings.checkpoint.every_steps == 0
     return course.is_due and not parts.loss_scale.consecutive_skips
+
+
+@contextmanager
+def _traced(parts: Parts, course: Course, listener: Listener) -> Iterator[None]:
+    """Where the coming step is the one to be traced, trace its reduction, and tell of it."""
+    state = parts.reduce_state
+    if state is None or state.settings.trace_step != course.batch + 1:
+        yield
+        return
+    tracer = state.trace(parts.device)
+    yield
+    state.end_trace()
+    listener.reduction_traced(parts.ranks.gather(tracer.spans()))
 
 
 def _check_drift(parts: Parts, course: Course) -> None:

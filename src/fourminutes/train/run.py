@@ -30,6 +30,7 @@ from fourminutes.train.precision import arithmetic
 from fourminutes.train.ranks import Ranks
 from fourminutes.train.setup import Input, Parts, Position, set_up, settle_buckets
 from fourminutes.train.tensorboard import tensorboard
+from fourminutes.train.trace_file import TraceFile
 from fourminutes.train.writer import CheckpointWriter
 
 # A rank that says nothing for this long is lost; reading a cold data set or writing a checkpoint may take minutes.
@@ -195,7 +196,7 @@ def _train(job: Job, place: Place, asked_to_stop: Callable[[], bool]) -> RunReco
     try:
         settle_buckets(parts)
         course = resume(parts, saved, notes) if saved else begin(parts, notes)
-        listener = place.ranks.on_first(lambda: _listeners(job, parts, course)) or Listener()
+        listener = place.ranks.on_first(lambda: _listeners(job, parts, course, place)) or Listener()
         _train_and_tell(job, parts, course, listener, place, asked_to_stop)
     finally:
         parts.close()
@@ -238,7 +239,7 @@ def _position(saved: Saved | None) -> Position:
     return Position(epoch=state.first_epoch, state=state)
 
 
-def _listeners(job: Job, parts: Parts, course: Course) -> Listener:
+def _listeners(job: Job, parts: Parts, course: Course, place: Place) -> Listener:
     """Whoever is told how the run goes; rank 0's alone."""
     settings = job.settings
     display = Display(
@@ -252,6 +253,10 @@ def _listeners(job: Job, parts: Parts, course: Course) -> Listener:
     )
     listeners: list[Listener] = [display]
     listeners += tensorboard(Path("logs") / job.plan.name / "tensorboard" / job.run, from_step=course.batch)
+    if settings.reduce.trace_step is not None:
+        path = Path("logs") / job.plan.name / "trace" / f"{job.run}.json"
+        about = {"plan": job.plan.name, "run": job.run, "reduce": settings.reduce.model_dump(mode="json")}
+        listeners.append(TraceFile(path, place.topology.hosts, about))
     if job.plan.mlperf is not None:
         log = MlperfLog(
             job.plan.results / "mlperf" / f"{job.run}.log",
