@@ -5,6 +5,7 @@ import random
 import threading
 from contextlib import closing
 
+import numpy as np
 import pytest
 import torch
 from processes import run_ranks
@@ -16,6 +17,7 @@ from fourminutes.comm.topology import discover
 from fourminutes.plan import ReducePlan
 
 BUCKET_MIB = 0.001
+FEW_STEPS = 40
 TOLERANCE = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 2e-2}
 
 
@@ -67,8 +69,11 @@ def test_gradients_are_those_of_ddp_to_rounding(world_size: int) -> None:
     assert compared == [6 * 2 * len(list(deep_model().parameters()))] * world_size
 
 
-def delayed_gradients(launch: Launch) -> str:
-    """Gradients of a model of many buckets, each rank held up before random gradients by work of random length."""
+def delayed_gradients(launch: Launch, steps: int) -> list[str]:
+    """Gradients of a model of many buckets, each rank held up before random gradients by work of random length.
+
+    A digest of the first `FEW_STEPS` steps, and one of all.
+    """
     chance = random.Random(launch.rank)
     model = wrapped(layers=40)
     topology = discover(launch, 2)
@@ -82,15 +87,21 @@ def delayed_gradients(launch: Launch) -> str:
         parameter.register_hook(hold_up)
     with closing(HybridState(topology, ReducePlan(algorithm="hierarchical", wire="fp16"))) as state:
         model.register_comm_hook(state, hybrid_hook)
-        collected = gradients(model, launch.rank, steps=4, micro_batches=1)
+        collected = gradients(model, launch.rank, steps=steps, micro_batches=1)
     assert len(model._get_ddp_logging_data()["rebuilt_bucket_sizes"].split(",")) >= 40
-    return hashlib.sha256(torch.cat([gradient.flatten() for gradient in collected]).numpy().tobytes()).hexdigest()
+    few = FEW_STEPS * len(list(model.parameters()))
+    return [hashlib.sha256(_flat(part).numpy().tobytes()).hexdigest() for part in (collected[:few], collected)]
+
+
+def _flat(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def test_many_buckets_and_random_delays_give_the_same_bits_every_time() -> None:
-    first, second = run_ranks(delayed_gradients, 4), run_ranks(delayed_gradients, 4)
-    assert len(set(first)) == 1
-    assert first == second
+    """200 steps of eight ranks end without a deadlock, and begin again as they began."""
+    whole, again = (run_ranks(delayed_gradients, 8, steps) for steps in (200, FEW_STEPS))
+    assert all(digests == whole[0] for digests in whole)
+    assert [few for few, _ in again] == [few for few, _ in whole]
 
 
 def exposed_twice(launch: Launch) -> tuple[float, float]:
@@ -115,6 +126,33 @@ def average_of_equals(launch: Launch, value: float) -> float:
 @pytest.mark.parametrize("value", [30_000.0, 2.0**-23], ids=["sum beyond fp16", "quarter below fp16"])
 def test_half_precision_wire_neither_overflows_nor_flushes(value: float) -> None:
     assert run_ranks(average_of_equals, 4, value) == [value] * 4
+
+
+def heavy_tailed(rank: int) -> torch.Tensor:
+    """Gradients under a loss scale: most below fp16's normal numbers, and some that all ranks have large alike."""
+    rng = np.random.default_rng(rank)
+    values = torch.from_numpy(1e-5 * rng.standard_t(df=1, size=100_000))
+    values[:100] = 12_000 + 100 * rank
+    return values.half()
+
+
+def half_means(launch: Launch) -> torch.Tensor:
+    with closing(HybridState(discover(launch, 2), ReducePlan(algorithm="hierarchical", wire="fp16"))) as state:
+        return state.average(0, heavy_tailed(launch.rank).float())
+
+
+def test_heavy_tailed_gradients_keep_their_small_and_their_large_ones() -> None:
+    """Against float64; dividing all before the sum would flush more to zero, all after it would overflow."""
+    own = [heavy_tailed(rank) for rank in range(8)]
+    exact = torch.stack(own).double().mean(0)
+    found = run_ranks(half_means, 8)[0].double()
+    normal = exact.abs() > 2.0**-14
+    assert ((found - exact).abs()[normal] / exact.abs()[normal]).quantile(0.99) < 2e-3
+    divided_before, divided_after = ((sum(one / by for one in own) * by / 8).double() for by in (8, 1))
+    assert divided_after.isinf().sum() == 100
+    assert found.isfinite().all()
+    flushed, flushed_before = (((one == 0) & (exact != 0)).sum() for one in (found, divided_before))
+    assert flushed < 0.6 * flushed_before
 
 
 def test_predivisor_is_the_power_of_two_at_the_square_root() -> None:
