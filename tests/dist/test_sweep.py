@@ -87,6 +87,19 @@ def test_a_stopped_sweep_goes_on_after_its_last_finished_trial(bench, undisturbe
     assert without_times(ledger) == without_times(undisturbed)
 
 
+def test_a_start_that_adds_no_trial_leaves_the_record_of_where_they_were_made(bench):
+    """Snakemake removes a job's outputs first: the growing ledger has to tell."""
+    plan = sweep_plan(bench, "kept-as-made")
+    made(plan)
+    ledger = json.loads(plan.sweep_ledger("tuned").read_text())
+    ledger["provenance"]["written"] = "2026-01-01T00:00:00+00:00"
+    plan.sweep_ledger("tuned").write_text(json.dumps(ledger))
+    plan.sweep_record("tuned").unlink()
+    assert made(plan).provenance.written == "2026-01-01T00:00:00+00:00"
+    larger = sweep_plan(bench, "kept-as-made", tuning=TUNING | {"final_seeds": 3})
+    assert made(larger).provenance.written != "2026-01-01T00:00:00+00:00"
+
+
 def test_a_larger_budget_adds_trials_and_repeats_none(bench, undisturbed):
     before = made(sweep_plan(bench, "larger"))
     after = made(sweep_plan(bench, "larger", tuning=TUNING | {"final_seeds": 3}))

@@ -4,7 +4,7 @@ from fourminutes.record.base import Record, read_record, write_record
 from fourminutes.record.dataset import ImageNote, Manifest, ShardEntry, ShardRecord, SplitSummary
 from fourminutes.record.hits import Hits, digits_of, packed_hits, unpacked_hits
 from fourminutes.record.measure import CollectiveTiming, CommRecord, LinkFit, Prediction, ScaleRecord
-from fourminutes.record.provenance import Provenance, provenance, utc_now
+from fourminutes.record.provenance import Provenance, code, provenance, utc_now
 from fourminutes.record.run import Epoch, Placement, RunRecord, Session, StepTimes
 from fourminutes.record.sweep import SweepRecord, Trial
 
@@ -29,6 +29,7 @@ __all__ = [
     "StepTimes",
     "SweepRecord",
     "Trial",
+    "code",
     "digits_of",
     "packed_hits",
     "provenance",

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -34,17 +35,27 @@ class Provenance(Record):
 
 def provenance() -> Provenance:
     """The provenance of a record written now by this process."""
+    commit, is_dirty = code()
     return Provenance(
         written=utc_now(),
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        git_commit=_git("rev-parse", "HEAD"),
-        git_dirty=_is_dirty(),
+        git_commit=commit,
+        git_dirty=is_dirty,
         versions={"python": platform.python_version(), **_package_versions()},
         host=platform.node(),
         cpu=_cpu_name(),
         cpu_cores=len(os.sched_getaffinity(0)),
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
     )
+
+
+@cache
+def code() -> tuple[str | None, bool | None]:
+    """Commit and dirtiness of the clone, as they are when this is first asked for; None outside a clone.
+
+    Whoever works for long asks at the start: what is checked out meanwhile is not what runs.
+    """
+    return _git("rev-parse", "HEAD"), _is_dirty()
 
 
 def utc_now() -> str:

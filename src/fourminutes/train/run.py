@@ -17,7 +17,7 @@ from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.data.loader import LoaderState, LoaderStateMismatch
 from fourminutes.errors import RunFailed, UserError
 from fourminutes.plan import DataPlan, Plan, RunPlan, run_of
-from fourminutes.record import Manifest, Placement, RunRecord, provenance, read_record, write_record
+from fourminutes.record import Manifest, Placement, RunRecord, code, provenance, read_record, write_record
 from fourminutes.train.agreement import require_agreement
 from fourminutes.train.checkpoint import BEST, FINAL, Saved, drop_all, load_newest, save_weights
 from fourminutes.train.course import Course, begin, resume
@@ -93,6 +93,7 @@ def train(plan: Plan, run: str) -> RunRecord | None:
 
 def joined(launch: Launch) -> AbstractContextManager[None]:
     """`process_group` with a training's patience."""
+    code()  # for the record, before anything else is checked out
     return process_group(launch, timeout_s=LOST_AFTER_S)
 
 

@@ -217,6 +217,10 @@ def _ledger(arm: Arm, trials: list[Trial], place: Place) -> SweepRecord:
 
 
 def _written(arm: Arm, ledger: SweepRecord) -> SweepRecord:
+    """The ledger, as the sweep's record; where this start added no trial to it, of where and when the last was made."""
+    for before in _ledgers(arm):
+        if before.trials == ledger.trials:
+            ledger = ledger.model_copy(update={"placement": before.placement, "provenance": before.provenance})
     write_record(arm.plan.sweep_record(arm.name), ledger)
     return ledger
 
@@ -227,15 +231,19 @@ def _made_before(arm: Arm) -> dict[Want, Trial]:
     All trials of a ledger are made with its settings. These are compared as they read now, not by the hash of then: a
     key that a plan has gained since had its default.
     """
-    paths = [arm.plan.sweep_record(arm.name), arm.plan.sweep_ledger(arm.name)]
-    ledgers = [read_record(path, SweepRecord) for path in paths if path.is_file()]
     return {
         Want(trial.purpose, trial.value, trial.seed): trial
-        for ledger in ledgers
+        for ledger in _ledgers(arm)
         if (ledger.dataset_hash, ledger.key) == (arm.manifest.dataset_hash, arm.sweep.key)
         for trial in ledger.trials
         if _recipe(ledger.settings, arm, trial) == _recipe(arm.sweep.run, arm, trial)
     }
+
+
+def _ledgers(arm: Arm) -> list[SweepRecord]:
+    """What earlier starts left: the record of a finished sweep, and the ledger as far as it came."""
+    paths = (arm.plan.sweep_record(arm.name), arm.plan.sweep_ledger(arm.name))
+    return [read_record(path, SweepRecord) for path in paths if path.is_file()]
 
 
 def _recipe(run: RunPlan, arm: Arm, trial: Trial) -> str:
