@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import conv2d
 from torch.utils.flop_counter import FlopCounterMode
 
 from fourminutes.errors import UserError
@@ -228,6 +229,21 @@ def test_pictures_become_finite_logits_and_every_parameter_gets_a_gradient(name,
     assert torch.isfinite(logits).all()
     logits.logsumexp(1).sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("image_px", [33, 64])
+def test_a_strided_shortcut_of_8_channels_is_the_convolution_that_it_stands_for(image_px):
+    """Whose own gradient's kernel corrupts memory on some CPUs; in float64 torch takes another one."""
+    model = build_model(ModelPlan(name="resnet_small", width=0.25, image_px=64), 7, seed=0).double()
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    shortcuts = [one for one in convolutions if (one.in_channels, one.kernel_size, one.stride) == (8, (1, 1), (2, 2))]
+    assert len(shortcuts) == 2
+    for shortcut in shortcuts:
+        x = torch.randn(2, 8, image_px, image_px, dtype=torch.float64, requires_grad=True)
+        ours = torch.autograd.grad(shortcut(x).square().sum(), (x, shortcut.weight))
+        theirs = torch.autograd.grad(conv2d(x, shortcut.weight, stride=2).square().sum(), (x, shortcut.weight))
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from torch import Generator, Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import conv2d, relu
 
 from fourminutes.models.initialize import scaled, start_convolutions, start_linear, start_norms
 
@@ -170,6 +170,20 @@ def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module | N
     return nn.Sequential(_conv(channels_in, channels_out, kernel=1, stride=stride), nn.BatchNorm2d(channels_out))
 
 
+class _StridedPointwise(nn.Conv2d):
+    """A 1x1 convolution with a stride: the same without a stride, on the pixels that the stride hits.
+
+    Torch 2.13's kernel for the weight's gradient of the former writes beyond its memory on CPUs with AVX-512, with 8
+    channels and 64 pixels, and crashes sooner or later.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        across, down = self.stride
+        return conv2d(x[:, :, ::across, ::down], self.weight)
+
+
 def _conv(channels_in: int, channels_out: int, *, kernel: int, stride: int = 1) -> nn.Conv2d:
     """A convolution that keeps the picture's size up to the stride; the batch norm after it makes a bias idle."""
+    if kernel == 1 and stride > 1 and channels_in <= 8:
+        return _StridedPointwise(channels_in, channels_out, kernel, stride, bias=False)
     return nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
