@@ -15,7 +15,8 @@ rule sweep:
             str(PLAN.sweep_record(name)) for name in [PLAN.sweeps[wildcards.sweep].scaled_from] if name
         ],
     output:
-        f"{RESULTS}/sweeps/{{sweep}}.json",
+        # Left in its place while the job runs, which takes over the trials in it.
+        update(f"{RESULTS}/sweeps/{{sweep}}.json"),
     log:
         f"{LOGS}/sweep/{{sweep}}.log",
     wildcard_constraints:
