@@ -6,10 +6,11 @@ import pytest
 import torch
 from processes import run_ranks
 
-from fourminutes.comm.collectives import ALGORITHMS, run, torus
+from fourminutes.comm.collectives import ALGORITHMS, Stage, hybrid, run, torus
 from fourminutes.comm.launch import Launch
 from fourminutes.comm.topology import discover, group_by_host, group_consecutive, placement
 from fourminutes.errors import UserError
+from fourminutes.plan import AlgorithmChoice
 from fourminutes.train.ranks import Ranks
 
 # 24 elements fill the torus's parts evenly, 23 and 1 do not.
@@ -45,6 +46,37 @@ def test_every_rank_holds_the_exact_sum(world_size: int, group_ranks: int | None
     is_even = group_ranks is None or world_size % group_ranks == 0
     expected = (3 if is_even else 2) * len(LENGTHS) * len(DTYPES)
     assert run_ranks(sums_are_exact, world_size, group_ranks) == [expected] * world_size
+
+
+CHOICES = (
+    AlgorithmChoice(algorithm="hierarchical", up_to_kib=1),
+    AlgorithmChoice(algorithm="torus", up_to_kib=2),
+    AlgorithmChoice(algorithm="ring"),
+)
+
+
+def stages_by_size(launch: Launch) -> list[list[Stage]]:
+    """The stages of a hybrid over two pairs: at a limit, just beyond it, and beyond the last one."""
+    topology = discover(launch, 2)
+    return [list(hybrid(CHOICES)(torch.zeros(elements), topology)) for elements in (256, 257, 512, 513)]
+
+
+def test_a_hybrid_takes_the_arrangement_of_the_message_s_size_and_tells_what_each_stage_is_handed() -> None:
+    found = run_ranks(stages_by_size, 4)
+    hierarchy = [
+        Stage("reduce", "within", 1024),
+        Stage("all_reduce", "across", 1024),
+        Stage("broadcast", "within", 1024),
+    ]
+    assert [stages[0] for stages in found] == [hierarchy, hierarchy[::2]] * 2  # ranks 0 and 2 are the masters
+    for stages in found:
+        for made, padded in zip(stages[1:3], (258, 512), strict=True):
+            assert made == [
+                Stage("reduce_scatter", "within", 4 * padded),
+                Stage("all_reduce", "across", 2 * padded),
+                Stage("all_gather", "within", 2 * padded),
+            ]
+        assert stages[3] == [Stage("all_reduce", "world", 4 * 513)]
 
 
 def sum_of_matrices(launch: Launch) -> dict[str, torch.Tensor]:

@@ -31,7 +31,7 @@ from fourminutes.train.course import Course
 from fourminutes.train.evaluate import evaluate, image_scores
 from fourminutes.train.loss_scale import LossScale
 from fourminutes.train.ranks import Ranks
-from fourminutes.train.run import parameter_checksum
+from fourminutes.train.run import in_words, parameter_checksum
 from fourminutes.train.setup import settle_arithmetic
 from fourminutes.train.step import accumulate_gradients
 
@@ -246,6 +246,13 @@ def test_a_diverged_run_leaves_the_last_checkpoint_that_is_sound(bench):
 
 
 # --- the arithmetic -------------------------------------------------------------------------------------------------
+
+
+def test_a_gpu_that_is_too_small_is_one_line():
+    settings = RunPlan.model_validate({"batch": {"global_batch": 64, "per_device": 64}})
+    too_large = r"run 'a': batch\.per_device 64: more than the GPU's memory holds; lower it"
+    with pytest.raises(UserError, match=too_large), in_words("run 'a'", settings):
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_fp32_is_never_tf32():

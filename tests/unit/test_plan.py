@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import jsonschema
@@ -9,7 +11,7 @@ import pytest
 import yaml
 
 from fourminutes.errors import UserError
-from fourminutes.plan import Plan, load_plan
+from fourminutes.plan import Plan, ReducePlan, load_plan
 from fourminutes.plan.schema import SCHEMA_FOLDER, documents
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,3 +138,28 @@ def test_a_plan_by_another_name_than_its_files_is_refused(tmp_path: Path):
 def test_what_leaves_the_weights_as_they_are_leaves_the_hash(tmp_path: Path):
     text = PLAN.replace("epochs: 3", "epochs: 3, checkpoint: {every_steps: 7}, loader: {threads: 8}")
     assert read(tmp_path, text).runs["b"].recipe_hash == read(tmp_path, PLAN).runs["b"].recipe_hash
+
+
+RING, SMALL = {"algorithm": "ring"}, {"algorithm": "hierarchical", "up_to_kib": 64}
+
+
+@pytest.mark.parametrize(
+    ("reduce", "said"),
+    [
+        ({"algorithm": "hybrid"}, "choices: hybrid needs them"),
+        ({"algorithm": "ring", "choices": [RING]}, "no other algorithm has them"),
+        ({"algorithm": "hybrid", "choices": [SMALL]}, "be null in the last alone"),
+        ({"algorithm": "hybrid", "choices": [RING, RING]}, "must rise from one to the next"),
+        ({"algorithm": "hybrid", "choices": [SMALL, SMALL, RING]}, "must rise from one to the next"),
+        ({"segments": [20]}, "only front_end flat fuses in segments"),
+        ({"bucket_mib": math.inf}, "finite number"),
+    ],
+)
+def test_a_reduction_that_cannot_be_is_refused(reduce, said):
+    with pytest.raises(ValueError, match=said):
+        ReducePlan.model_validate_json(json.dumps(reduce))
+
+
+def test_a_hybrid_of_rising_sizes_is_taken():
+    plan = ReducePlan.model_validate_json(json.dumps({"algorithm": "hybrid", "choices": [SMALL, RING]}))
+    assert plan.algorithms == {"ring", "hierarchical"}

@@ -78,9 +78,10 @@ def train(plan: Plan, run: str) -> RunRecord | None:
 
     Raises:
         UserError: no such run, the data set is not made, another number of processes than the plan's, a training
-            set smaller than the global batch, a folder that cannot be written, a checkpoint that cannot be read.
+            set smaller than the global batch, a folder that cannot be written, a checkpoint that cannot be read, a
+            process with other settings, data or version, a GPU whose memory is too small.
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came; a checkpoint is written, and the same call goes on from it.
-        RunFailed: loss or gradients are no numbers any more.
+        RunFailed: loss or gradients are no numbers any more, or a process's weights have drifted from the others'.
     """
     data, manifest = data_of(plan)
     job = Job(plan, run, plan.runs[run_of(plan, run)], data, manifest)
