@@ -58,7 +58,7 @@ CHOICES = (
 def stages_by_size(launch: Launch) -> list[list[Stage]]:
     """The stages of a hybrid over two pairs: at a limit, just beyond it, and beyond the last one."""
     topology = discover(launch, 2)
-    return [list(hybrid(CHOICES)(torch.zeros(elements), topology)) for elements in (256, 257, 512, 513)]
+    return [list(hybrid(CHOICES, topology)(torch.zeros(elements))) for elements in (256, 257, 512, 513)]
 
 
 def test_a_hybrid_takes_the_arrangement_of_the_message_s_size_and_tells_what_each_stage_is_handed() -> None:

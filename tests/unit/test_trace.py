@@ -24,6 +24,12 @@ def test_what_runs_after_the_last_bucket_is_ready_is_exposed() -> None:
     assert overlap([]).hidden_percent == 100
 
 
+def test_buckets_beside_one_another_count_once() -> None:
+    beside = Span(3, "all_reduce, world", 3.5, 7)
+    found = overlap([*SPANS, Span(3, QUEUED, 2.5, 3.5), beside, Span(4, "divide", 8, 9)])
+    assert (found.busy_s, found.exposed_s) == (7, 5)
+
+
 def test_a_bucket_goes_from_stretch_to_stretch_without_a_gap() -> None:
     tracer = Tracer(torch.device("cpu"))
     for bucket, name in [(0, QUEUED), (1, QUEUED), (0, "reduce"), (0, ""), (1, "reduce"), (1, "")]:

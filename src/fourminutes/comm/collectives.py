@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -92,37 +93,56 @@ def torus(tensor: Tensor, topology: Topology) -> Iterator[Stage]:
         tensor.view(-1).copy_(whole[: tensor.numel()])
 
 
-def hybrid(choices: Sequence[AlgorithmChoice]) -> Algorithm:
-    """The arrangement that `choices` have for a message's size, as in arXiv:1807.11205: small ones by the hierarchy.
-
-    Args:
-        choices: by rising size; the first whose limit the tensor's bytes do not pass is taken.
-    """
-
-    def by_size(tensor: Tensor, topology: Topology) -> Iterator[Stage]:
-        return ALGORITHMS[chosen(choices, tensor.nbytes)](tensor, topology)
-
-    return by_size
-
-
-def chosen(choices: Sequence[AlgorithmChoice], message_bytes: int) -> str:
-    """The name of the arrangement for a message of so many bytes."""
-    return next(choice.algorithm for choice in choices if choice.holds(message_bytes))
-
-
-#: The arrangements that need no table.
+#: The arrangements.
 ALGORITHMS: Mapping[str, Algorithm] = {"ring": ring, "hierarchical": hierarchical, "torus": torus}
 
+#: Sums a tensor over the ranks that it was made for, as an `Algorithm` does.
+Summation = Callable[[Tensor], Iterator[Stage]]
 
-def algorithm_of(settings: ReducePlan, topology: Topology) -> Algorithm:
-    """The arrangement that the settings name.
+
+def summation(settings: ReducePlan, topology: Topology) -> Summation:
+    """The arrangement that the settings name, or the one that they choose for each message's size.
+
+    To be called by all ranks alike: groups of other sizes than the topology's get communicators of their own.
 
     Raises:
         UserError: it needs groups of one size, and these are not.
     """
-    if "torus" in settings.algorithms:
-        require_even(topology)
-    return hybrid(settings.choices) if settings.algorithm == "hybrid" else ALGORITHMS[settings.algorithm]
+    if settings.algorithm != "hybrid":
+        if settings.algorithm == "torus":
+            require_even(topology)
+        return partial(ALGORITHMS[settings.algorithm], topology=topology)
+    return hybrid(settings.choices, topology)
+
+
+def hybrid(choices: Sequence[AlgorithmChoice], topology: Topology) -> Summation:
+    """The arrangement that `choices` have for a message's size, as in arXiv:1807.11205: small ones by the hierarchy.
+
+    To be called by all ranks alike.
+
+    Args:
+        choices: by rising size; the first whose limit the tensor's bytes do not pass is taken.
+        topology: the processes; its groups are those of the choices that name no size of a group.
+
+    Raises:
+        UserError: a choice needs groups of one size, and they are not.
+    """
+    sizes = sorted({choice.group_ranks for choice in choices if choice.group_ranks is not None})
+    grouped = {None: topology} | {size: topology.regrouped(size) for size in sizes}
+    for choice in choices:
+        if choice.algorithm == "torus":
+            require_even(grouped[choice.group_ranks])
+
+    def by_size(tensor: Tensor) -> Iterator[Stage]:
+        choice = chosen(choices, tensor.nbytes)
+        return ALGORITHMS[choice.algorithm](tensor, grouped[choice.group_ranks])
+
+    return by_size
+
+
+def chosen(choices: Sequence[AlgorithmChoice], message_bytes: int) -> AlgorithmChoice:
+    """The choice for a message of so many bytes."""
+    return next(choice for choice in choices if choice.holds(message_bytes))
 
 
 def run(algorithm: Algorithm, tensor: Tensor, topology: Topology) -> None:

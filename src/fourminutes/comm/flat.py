@@ -22,10 +22,11 @@ from fourminutes.comm.lanes import TensorFuture
 class FlatParallel(nn.Module):
     """Averages a module's gradients over all ranks while the backward pass runs, as DistributedDataParallel does.
 
-    Every gradient is a view into its bucket's flat buffer, in the parameter's dtype, so that micro-batches add up there
-    and nothing is packed. A bucket is handed to `state` as soon as its last gradient is ready and all buckets before it
-    are handed over; so the order is the same on all ranks whatever the order of readiness. When the backward pass
-    returns, all are averaged. Parameters that took no part have the gradient zero.
+    When a bucket's last gradient is ready, all of them are packed into its flat buffer, of the parameters' dtype, and are
+    views into it from then on; so further micro-batches add up there, and a gradient that is zeroed in place is never
+    packed again. A bucket is handed to `state` once it is complete and all buckets before it are handed over; so the
+    order is the same on all ranks whatever the order of readiness. When the backward pass returns, all are averaged.
+    Parameters that took no part have the gradient zero.
 
     To be made by all ranks alike: rank 0's parameters and buffers are taken over by the others.
 
@@ -52,9 +53,6 @@ class FlatParallel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own."""
-        if torch.is_grad_enabled():
-            for bucket in self._buckets:
-                bucket.lend()
         return self.module(*args, **kwargs)
 
     @contextmanager
@@ -84,6 +82,7 @@ class FlatParallel(nn.Module):
         return self._buckets[done] if done < len(self._buckets) else None
 
     def _hand_over(self, bucket: _Bucket) -> None:
+        bucket.pack()
         number, is_last = len(self._handed_over), bucket is self._buckets[-1]
         self._handed_over.append(self._state.submit(number, bucket.flat, is_last=is_last))
 
@@ -110,14 +109,20 @@ class _Bucket:
         parts = torch.split(self.flat, [parameter.numel() for parameter in parameters])
         self._views = [_like(part, parameter) for part, parameter in zip(parts, parameters, strict=True)]
 
-    def lend(self) -> None:
-        """Let the gradients lie in the buffer, as they are; one that there is not yet is zero."""
+    def pack(self) -> None:
+        """Have all gradients lie in the buffer, in one pass over those that don't yet; one that there is not is zero."""
         pairs = list(zip(self.parameters, self._views, strict=True))
         if absent := [view for parameter, view in pairs if parameter.grad is None]:
             torch._foreach_zero_(absent)
+        elsewhere = [
+            (view, parameter.grad)
+            for parameter, view in pairs
+            if parameter.grad is not None and parameter.grad.data_ptr() != view.data_ptr()
+        ]
+        if elsewhere:
+            views, gradients = zip(*elsewhere, strict=True)
+            torch._foreach_copy_(views, gradients)
         for parameter, view in pairs:
-            if parameter.grad is not None and parameter.grad.data_ptr() != view.data_ptr():
-                view.copy_(parameter.grad)
             parameter.grad = view
 
 

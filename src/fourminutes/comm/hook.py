@@ -5,9 +5,10 @@ With any DDP model::
     state = HybridState(discover(resolve_launch()), ReducePlan(algorithm="hierarchical", wire="fp16"))
     ddp.register_comm_hook(state, hybrid_hook)
 
-Buckets are summed one after another in the order in which DDP hands them over, which is the same on all ranks: by one
-thread on the CPU, on one stream on a GPU. So the stages of two buckets never cross, nothing can deadlock, and the same
-gradients give the same bits from run to run. While a bucket is summed, the backward pass goes on.
+Buckets are summed in the order in which DDP hands them over, which is the same on all ranks: on a GPU on one stream, on
+the CPU in a few lanes, a thread with communicators of its own each, among which the buckets are dealt out by their
+numbers. So the stages of two buckets never cross, nothing can deadlock, and the same gradients give the same bits from run
+to run. While buckets are summed, the backward pass goes on.
 """
 
 # No `from __future__ import annotations` here: DDP compares the hook's annotations with the types themselves.
@@ -17,8 +18,8 @@ import math
 import torch
 from torch import Tensor, distributed
 
-from fourminutes.comm.collectives import algorithm_of
-from fourminutes.comm.lanes import Lane, StreamLane, TensorFuture, ThreadLane
+from fourminutes.comm.collectives import summation
+from fourminutes.comm.lanes import Lane, StreamLane, TensorFuture, ThreadLanes
 from fourminutes.comm.topology import Topology
 from fourminutes.comm.trace import QUEUED, Tracer
 from fourminutes.plan import ReducePlan
@@ -36,12 +37,19 @@ def predivisor(world_size: int) -> int:
     return 1 << math.ceil(math.log2(world_size) / 2)
 
 
+def _is_nccl() -> bool:
+    return distributed.is_initialized() and distributed.get_backend() == "nccl"
+
+
 class HybridState:
-    """What `hybrid_hook` needs: the processes, how to reduce, and the one queue of buckets.
+    """What `hybrid_hook` needs: the processes, how to reduce, and the lanes that buckets queue in.
+
+    To be made by all ranks alike, since communicators are built.
 
     Args:
         topology: the processes and their groups.
-        settings: algorithm and number format on the wire; the bucket size is DDP's own argument `bucket_cap_mb`.
+        settings: algorithm, lanes, and number format on the wire; the bucket size is DDP's own argument
+            `bucket_cap_mb`.
 
     Raises:
         UserError: the algorithm needs groups of one size, and these are not.
@@ -50,7 +58,9 @@ class HybridState:
     def __init__(self, topology: Topology, settings: ReducePlan) -> None:
         self.topology = topology
         self.settings = settings
-        self._algorithm = algorithm_of(settings, topology)
+        lanes = 1 if _is_nccl() else settings.lanes  # one stream on a GPU
+        twins = [topology.twin() for _ in range(lanes - 1)]
+        self._summations = [summation(settings, own) for own in (topology, *twins)]
         self._lane: Lane | None = None
         self._sizes: dict[int, int] = {}
         self._tracer: Tracer | None = None
@@ -78,7 +88,7 @@ class HybridState:
         wire = buffer if buffer.dtype == wire_dtype else torch.empty_like(buffer, dtype=wire_dtype)
         if wire is not buffer or before != 1:
             torch.mul(buffer, 1 / before, out=wire)  # one pass: scaled in the wider type, then rounded to the wire's
-        for stage in self._algorithm(wire, self.topology):
+        for stage in self._summations[number % len(self._summations)](wire):
             self._mark(number, str(stage))
         self._mark(number, "divide")
         after = self.topology.world_size / before
@@ -92,7 +102,8 @@ class HybridState:
     def submit(self, number: int, buffer: Tensor, *, is_last: bool) -> TensorFuture:
         """Queue bucket `number`; the future delivers it averaged. `is_last` marks the last one of a backward pass."""
         if self._lane is None:  # where buckets lie is known by the first
-            self._lane = StreamLane(self.average) if buffer.is_cuda else ThreadLane(self.average)
+            lanes = len(self._summations)
+            self._lane = StreamLane(self.average) if buffer.is_cuda else ThreadLanes(self.average, lanes)
         self._mark(number, QUEUED)
         return self._lane.submit(number, buffer, is_last=is_last)
 
@@ -114,7 +125,7 @@ class HybridState:
         return 0.0 if self._lane is None else self._lane.take_exposed_s()
 
     def close(self) -> None:
-        """Finish what is queued and end the thread."""
+        """Finish what is queued and end the threads."""
         if self._lane is not None:
             self._lane.close()
 

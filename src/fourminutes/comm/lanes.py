@@ -1,4 +1,4 @@
-"""Where buckets are averaged, one after another in the order of their submission, while the backward pass goes on."""
+"""Where buckets are averaged, in the order of their submission, while the backward pass goes on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-_CLOSE_WITHIN_S = 10.0  # after a failure elsewhere a peer may be gone, and the thread wait for it in vain
+_CLOSE_WITHIN_S = 10.0  # after a failure elsewhere a peer may be gone, and a thread wait for it in vain
 
 #: Averages bucket number so-and-so where it is.
 Average = Callable[[int, Tensor], Tensor]
@@ -20,48 +20,103 @@ TensorFuture = torch.futures.Future[Tensor]
 
 
 class Lane(Protocol):
-    """Averages buckets one after another, in the order of their submission."""
+    """Averages buckets in the order of their submission."""
 
     def submit(self, number: int, buffer: Tensor, *, is_last: bool) -> TensorFuture:
         """Queue bucket `number`; the future delivers it averaged. `is_last` marks a backward pass's last one."""
 
     def take_exposed_s(self) -> float:
-        """Seconds since the last call from a last bucket's submission to its average."""
+        """Seconds since the last call from last buckets' submissions until all that was queued was averaged."""
 
     def close(self) -> None:
         """Finish what is queued, and end."""
 
 
-class ThreadLane:
-    """One thread with a queue: collectives on the CPU block their caller."""
+class ThreadLanes:
+    """Threads with a queue each: collectives on the CPU block their caller. Bucket n goes to thread n modulo their number.
 
-    def __init__(self, average: Average) -> None:
-        self._average = average
-        self._jobs: queue.SimpleQueue[tuple[int, Tensor, TensorFuture, float | None] | None] = queue.SimpleQueue()
-        self._exposed_s: deque[float] = deque()
+    Within a thread buckets follow one another; between threads nothing is ordered, so buckets of different threads need
+    different communicators. Since a bucket's thread depends on its number alone, all ranks queue the same in each.
+
+    Args:
+        average: averages a bucket.
+        lanes: number of threads.
+    """
+
+    def __init__(self, average: Average, lanes: int) -> None:
+        self._exposure = _Exposure()
+        self._threads = [_ReducingThread(average, self._exposure) for _ in range(lanes)]
+
+    def submit(self, number: int, buffer: Tensor, *, is_last: bool) -> TensorFuture:
+        """As `Lane.submit`."""
+        self._exposure.begins(is_last=is_last)
+        return self._threads[number % len(self._threads)].submit(number, buffer)
+
+    def take_exposed_s(self) -> float:
+        """As `Lane.take_exposed_s`."""
+        return self._exposure.take_s()
+
+    def close(self) -> None:
+        """As `Lane.close`; no longer than some seconds where a peer keeps a thread waiting."""
+        for thread in self._threads:
+            thread.end()
+        for thread in self._threads:
+            thread.join()
+
+
+class _Exposure:
+    """Time from a backward pass's last bucket, when nothing is left to compute, until no bucket is under way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._since_s: float | None = None
+        self._exposed_s = 0.0
+
+    def begins(self, *, is_last: bool) -> None:
+        with self._lock:
+            self._under_way += 1
+            if is_last:
+                self._since_s = time.perf_counter()
+
+    def ends(self) -> None:
+        with self._lock:
+            self._under_way -= 1
+            if self._under_way == 0 and self._since_s is not None:
+                self._exposed_s += time.perf_counter() - self._since_s
+                self._since_s = None
+
+    def take_s(self) -> float:
+        with self._lock:
+            exposed_s, self._exposed_s = self._exposed_s, 0.0
+            return exposed_s
+
+
+class _ReducingThread:
+    """One thread with its queue."""
+
+    def __init__(self, average: Average, exposure: _Exposure) -> None:
+        self._average, self._exposure = average, exposure
+        self._jobs: queue.SimpleQueue[tuple[int, Tensor, TensorFuture] | None] = queue.SimpleQueue()
         # A daemon, so that a rank that fails elsewhere can exit although a peer keeps it waiting here.
         self._thread = threading.Thread(target=self._work, name="reduce", daemon=True)
         self._thread.start()
 
-    def submit(self, number: int, buffer: Tensor, *, is_last: bool) -> TensorFuture:
-        """As `Lane.submit`."""
+    def submit(self, number: int, buffer: Tensor) -> TensorFuture:
         future: TensorFuture = torch.futures.Future()
-        self._jobs.put((number, buffer, future, time.perf_counter() if is_last else None))
+        self._jobs.put((number, buffer, future))
         return future
 
-    def take_exposed_s(self) -> float:
-        """As `Lane.take_exposed_s`."""
-        return sum(self._exposed_s.popleft() for _ in range(len(self._exposed_s)))
-
-    def close(self) -> None:
-        """As `Lane.close`; no longer than some seconds where a peer keeps the thread waiting."""
+    def end(self) -> None:
         self._jobs.put(None)
+
+    def join(self) -> None:
         self._thread.join(_CLOSE_WITHIN_S)
 
     def _work(self) -> None:
         failure: Exception | None = None
         while (job := self._jobs.get()) is not None:
-            number, buffer, future, last_submitted_s = job
+            number, buffer, future = job
             try:
                 if failure is not None:
                     raise failure  # after a failure the ranks may be at different buckets: nothing more is sent
@@ -70,8 +125,7 @@ class ThreadLane:
                 failure = error
                 future.set_exception(error)  # type: ignore[arg-type]  # torch's stub is too narrow
                 continue
-            if last_submitted_s is not None:
-                self._exposed_s.append(time.perf_counter() - last_submitted_s)
+            self._exposure.ends()
             future.set_result(buffer)
 
 

@@ -28,6 +28,8 @@ class Topology:
         within: this rank's group; None where it is a group of one.
         across: the ranks at this rank's place in every group, so the masters for a master; None where there is one
             group only, and, for ranks that are no masters, where groups are of unequal size.
+        world: all ranks; None where there is one only.
+        timeout_s: how long a collective waits for the others, in seconds.
     """
 
     rank: int
@@ -36,6 +38,7 @@ class Topology:
     within: ProcessGroup | None
     across: ProcessGroup | None
     world: ProcessGroup | None = None
+    timeout_s: float = TIMEOUT_S
 
     @property
     def world_size(self) -> int:
@@ -65,7 +68,16 @@ class Topology:
     @property
     def is_even(self) -> bool:
         """Whether all groups are of one size."""
-        return len({len(group) for group in self.groups}) == 1
+        return _are_even(self.groups)
+
+    def twin(self) -> Topology:
+        """The same groups with communicators of their own, for sums that run beside one another. Called by all ranks."""
+        return _connect(self.rank, self.hosts, self.groups, self.timeout_s)
+
+    def regrouped(self, group_ranks: int) -> Topology:
+        """The same ranks in groups of so many, with communicators of their own. Called by all ranks."""
+        groups = group_consecutive(self.world_size, group_ranks)
+        return _connect(self.rank, self.hosts, groups, self.timeout_s)
 
 
 def discover(launch: Launch, group_ranks: int | None = None, *, timeout_s: float = TIMEOUT_S) -> Topology:
@@ -80,10 +92,7 @@ def discover(launch: Launch, group_ranks: int | None = None, *, timeout_s: float
     """
     hosts = _gather_hosts(launch)
     groups = group_by_host(hosts) if group_ranks is None else group_consecutive(len(hosts), group_ranks)
-    within = _join(groups, launch.rank, timeout_s)
-    across = _join(_columns(groups), launch.rank, timeout_s)
-    world = _join((tuple(range(len(hosts))),), launch.rank, timeout_s)
-    return Topology(launch.rank, hosts, groups, within, across, world)
+    return _connect(launch.rank, hosts, groups, timeout_s)
 
 
 def group_by_host(hosts: Sequence[str]) -> Groups:
@@ -117,10 +126,21 @@ def _gather_hosts(launch: Launch) -> tuple[str, ...]:
     return tuple(hosts)
 
 
+def _connect(rank: int, hosts: tuple[str, ...], groups: Groups, timeout_s: float) -> Topology:
+    """Build the communicators, in one order on all ranks."""
+    within = _join(groups, rank, timeout_s)
+    across = _join(_columns(groups), rank, timeout_s)
+    world = _join((tuple(range(len(hosts))),), rank, timeout_s)
+    return Topology(rank, hosts, groups, within, across, world, timeout_s)
+
+
 def _columns(groups: Groups) -> Groups:
     """The ranks at the same place in every group; where sizes differ, only the masters, who exist in all."""
-    is_even = len({len(group) for group in groups}) == 1
-    return tuple(zip(*groups, strict=True)) if is_even else (tuple(group[0] for group in groups),)
+    return tuple(zip(*groups, strict=True)) if _are_even(groups) else (tuple(group[0] for group in groups),)
+
+
+def _are_even(groups: Groups) -> bool:
+    return len({len(group) for group in groups}) == 1
 
 
 def _join(groups: Groups, rank: int, timeout_s: float) -> ProcessGroup | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -82,15 +83,18 @@ class Tracer:
 
 
 def overlap(spans: Sequence[Span]) -> Overlap:
-    """Of one rank's spans of one backward pass: buckets are reduced one after another, so their times add up."""
+    """Of one rank's spans of one backward pass; buckets that are reduced beside one another count once."""
     if not spans:
         return Overlap(0.0, 0.0)
     last_ready_s = max(span.start_s for span in spans if span.name == QUEUED)
-    reducing = [span for span in spans if span.name != QUEUED]
-    return Overlap(
-        busy_s=sum(span.end_s - span.start_s for span in reducing),
-        exposed_s=sum(max(0.0, span.end_s - max(span.start_s, last_ready_s)) for span in reducing),
-    )
+    busy_s = exposed_s = 0.0
+    counted_until_s = -math.inf
+    for span in sorted((span for span in spans if span.name != QUEUED), key=lambda span: span.start_s):
+        start_s = max(span.start_s, counted_until_s)
+        busy_s += max(0.0, span.end_s - start_s)
+        exposed_s += max(0.0, span.end_s - max(start_s, last_ready_s))
+        counted_until_s = max(counted_until_s, span.end_s)
+    return Overlap(busy_s, exposed_s)
 
 
 def chrome_trace(

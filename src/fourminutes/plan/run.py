@@ -138,6 +138,7 @@ class AlgorithmChoice(PlanModel):
     """Which arrangement sums messages of a size."""
 
     algorithm: Literal["ring", "hierarchical", "torus"] = Field(description="arrangement")
+    group_ranks: int | None = Field(None, ge=1, description="processes a group for it; null: as all of reduce")
     up_to_kib: float | None = Field(None, gt=0, description="largest message that it is for, in KiB; null: any")
 
     def holds(self, message_bytes: int) -> bool:
@@ -158,6 +159,12 @@ class ReducePlan(PlanModel):
     )
     group_ranks: int | None = Field(None, ge=1, description="processes a group; null groups by host")
     wire: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="number format of gradients on the wire")
+    lanes: int = Field(
+        4,
+        ge=1,
+        le=8,
+        description="buckets on their way at once, each lane with communicators of its own; a GPU has one",
+    )
     front_end: Literal["ddp", "flat"] = Field(
         "ddp",
         description="ddp: DistributedDataParallel's buckets, about as large as asked for; flat: static buffers, fused "
