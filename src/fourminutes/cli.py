@@ -247,25 +247,52 @@ def launch(
     start(command, processes=processes, per_node=per_node or processes, threads=threads)
 
 
-@comm_app.command(epilog="Example: fourminutes launch --processes 4 -- fourminutes comm bench --out comm.json")
+@comm_app.command(
+    epilog="Examples: fourminutes launch --processes 4 -- fourminutes comm bench --out comm.json; "
+    "srun --ntasks 32 fourminutes comm bench --out comm.json --min-size 256 --max-size 256M --groups 2,8 --wires fp16"
+)
 def bench(
-    out: Annotated[Path, typer.Option(help="JSON record to write")],
-    plan: Annotated[Path | None, typer.Option(help="plan with a comm block; default all processes there are")] = None,
+    out: Annotated[Path, typer.Option(help="JSON record to write; beside it every call as .parquet, and the figure")],
+    plan: Annotated[
+        Path | None, typer.Option(help="plan with a comm block; default all processes there are, 256 B to 256 MiB")
+    ] = None,
+    min_size: Annotated[
+        str | None, typer.Option("--min-size", "-b", help="smallest message on the wire: bytes, or with K, M, G")
+    ] = None,
+    max_size: Annotated[str | None, typer.Option("--max-size", "-e", help="largest message, likewise")] = None,
+    step_factor: Annotated[int, typer.Option("--step-factor", "-f", help="factor between sizes", min=2)] = 4,
+    groups: Annotated[str | None, typer.Option(help="processes a group, such as 2,4,8; default by host")] = None,
+    wires: Annotated[str | None, typer.Option(help="number formats, of fp32, fp16, bf16, such as fp32,fp16")] = None,
+    algorithms: Annotated[str | None, typer.Option(help="of ring, hierarchical, torus, such as ring,torus")] = None,
+    repeats: Annotated[int | None, typer.Option("--repeats", "-n", help="timed calls of each", min=3)] = None,
 ) -> None:
-    """Measure every all-reduce algorithm at every size on the processes at hand."""
-    from fourminutes.comm.bench import bench_table, run_bench
-    from fourminutes.comm.launch import resolve_launch
-    from fourminutes.plan import CommBenchPlan
+    """Measure every all-reduce algorithm at every size on the processes at hand; sizes as nccl-tests has them."""
+    from fourminutes.comm.bench import bench_table, run_bench, write_calls
+    from fourminutes.comm.options import bench_settings
     from fourminutes.record import write_record
 
     loaded = load_plan(plan) if plan else None
-    settings = loaded.comm if loaded else CommBenchPlan(processes=max(2, resolve_launch().world_size))
-    if settings is None:
+    if loaded and loaded.comm is None:
         raise UserError(f"{plan}: has no comm block; add one, or leave --plan out")
-    record = run_bench(settings, plan=loaded.name if loaded else "")
-    if record is not None:
-        write_record(out, record)
-        print(bench_table(record))
+    settings = bench_settings(
+        loaded.comm if loaded else None,
+        min_size=min_size,
+        max_size=max_size,
+        step_factor=step_factor,
+        groups=groups,
+        wires=wires,
+        algorithms=algorithms,
+        repeats=repeats,
+    )
+    measured = run_bench(settings, plan=loaded.name if loaded else "")
+    if measured is not None:
+        from fourminutes.report.drawing import draw, write_figure
+        from fourminutes.report.figures_runs import collectives
+
+        write_record(out, measured.record)
+        write_calls(out.with_suffix(".parquet"), measured)
+        write_figure(out.parent, out.stem, draw(collectives, [measured.record]))
+        print(bench_table(measured.record))
 
 
 @scale_app.command(epilog="Example: fourminutes scale simulate --plan config/plans/demo.yaml")

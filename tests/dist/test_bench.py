@@ -1,13 +1,21 @@
 """The measurement of the collectives, as a user starts it."""
 
+import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import torch
+from processes import run_ranks
 
-from fourminutes.comm.bench import bench_table, run_bench, timing_of
-from fourminutes.comm.topology import Topology
+from fourminutes.comm.bench import bench_table, groupings, run_bench
+from fourminutes.comm.calls import Calls
+from fourminutes.comm.launch import Launch
+from fourminutes.comm.options import bench_settings
+from fourminutes.comm.timing import arrangements, time_calls
 from fourminutes.errors import UserError
 from fourminutes.plan import CommBenchPlan
 from fourminutes.record import CommRecord, read_record
@@ -17,12 +25,18 @@ PLAN = "name: plan\ncomm: {processes: 2, sizes_kib: [1, 64], repeats: 3}\n"
 
 
 @pytest.fixture(scope="module")
-def record(tmp_path_factory: pytest.TempPathFactory) -> CommRecord:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A measurement by the command."""
     folder = tmp_path_factory.mktemp("bench")
     (folder / "plan.yaml").write_text(PLAN)
     launch = [BIN / "fourminutes", "launch", "--processes", "2", "--"]
     command = ["fourminutes", "comm", "bench", "--plan", folder / "plan.yaml", "--out", folder / "comm.json"]
     subprocess.run([*launch, *command], check=True, timeout=300, env={"OMP_NUM_THREADS": "1", "PATH": str(BIN)})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def record(folder: Path) -> CommRecord:
     return read_record(folder / "comm.json", CommRecord)
 
 
@@ -34,12 +48,12 @@ def test_every_algorithm_is_timed_at_every_size(record: CommRecord) -> None:
 
 
 def test_bus_bandwidth_is_that_of_nccl_tests_for_every_algorithm() -> None:
-    topology = Topology(rank=0, hosts=("a", "a", "b", "b"), groups=((0, 1), (2, 3)), within=None, across=None)
     for algorithm, group_ranks in (("ring", 4), ("hierarchical", 2), ("torus", 2)):
-        timing = timing_of(algorithm, [4.0, 1.0, 2.0], 1_000_000_000, topology)
+        calls = Calls(algorithm, group_ranks, "fp16", 1_000_000_000, seconds=(4.0, 1.0, 2.0), stages=())
+        timing = calls.timing(processes=4)
         assert (timing.median_s, timing.lower_quartile_s, timing.upper_quartile_s) == (2.0, 1.5, 3.0)
         assert timing.bus_gbyte_s == pytest.approx(2 * 3 / 4 * 1 / 2)
-        assert (timing.group_ranks, timing.repeats) == (group_ranks, 3)
+        assert (timing.group_ranks, timing.wire, timing.repeats) == (group_ranks, "fp16", 3)
 
 
 def test_record_says_where_and_fits_every_algorithm(record: CommRecord) -> None:
@@ -51,7 +65,90 @@ def test_record_says_where_and_fits_every_algorithm(record: CommRecord) -> None:
 def test_table_has_a_line_for_every_timing_and_fit(record: CommRecord) -> None:
     table = bench_table(record)
     lines = [line for line in table.splitlines() if any(name in line for name in ("ring", "hierarchical", "torus"))]
-    assert len(lines) == len(record.timings) + len(record.fits)
+    assert len(lines) == len(record.timings) + len(record.fits) + len(record.stages)
+
+
+def test_every_stage_is_fitted_with_an_interval(record: CommRecord) -> None:
+    # Two ranks are one pair, so that nothing goes across.
+    stages = [
+        "all_reduce, world",
+        "reduce, within",
+        "broadcast, within",
+        "reduce_scatter, within",
+        "all_gather, within",
+    ]
+    assert [fit.stage for fit in record.stages] == stages
+    for fit in record.stages:
+        for number in (fit.alpha_s, fit.beta_s_byte):
+            assert 0 <= number.low <= number.value <= number.high
+
+
+def test_every_call_is_a_row_and_the_figure_is_drawn(folder: Path) -> None:
+    calls = pq.read_table(folder / "comm.parquet")
+    assert calls.num_rows == 2 * 3 * 3
+    assert json.loads(calls.schema.metadata[b"fourminutes"])["placement"]["backend"] == "gloo"
+    record = read_record(folder / "comm.json", CommRecord)
+    ring = [row["seconds"] for row in calls.to_pylist() if (row["algorithm"], row["message_bytes"]) == ("ring", 1024)]
+    assert statistics.median(ring) == record.timings[0].median_s
+    assert "</svg>" in (folder / "comm.svg").read_text()
+
+
+def test_options_take_the_place_of_the_plan_s_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = dict.fromkeys(("min_size", "max_size", "groups", "wires", "algorithms", "repeats"))
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    plain = bench_settings(None, **none, step_factor=4)
+    assert plain.sizes_bytes == tuple(256 * 4**power for power in range(11))
+    planned = CommBenchPlan(processes=8, sizes_kib=(1, 2), repeats=4)
+    assert bench_settings(planned, **none, step_factor=2) == planned
+    asked = {"min_size": "1K", "max_size": "3M", "groups": "2,4", "wires": "fp16,bf16", "algorithms": "ring"}
+    given = bench_settings(planned, **none | asked, step_factor=1024)
+    assert given.sizes_bytes == (2**10, 2**20, 3 * 2**20)
+    assert (given.group_ranks, given.wires, given.algorithms, given.repeats) == ((2, 4), ("fp16", "bf16"), ("ring",), 4)
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "says"),
+    [
+        ("max_size", "3 apples", "--max-size 3 apples: is no size"),
+        ("min_size", "512M", "must be 256 bytes and more, and rise"),
+        ("groups", "2;4", "--groups: '2;4' is no whole number"),
+        ("wires", "int8", "--wires: Input should be 'fp32', 'fp16' or 'bf16' \\(given: int8\\)"),
+        ("groups", "0", "--group_ranks: .*at least one process"),
+    ],
+)
+def test_options_that_cannot_be_read_say_so_in_one_line(option: str, text: str, says: str) -> None:
+    none = dict.fromkeys(("min_size", "max_size", "groups", "wires", "algorithms", "repeats"))
+    with pytest.raises(UserError, match=says):
+        bench_settings(None, **none | {option: text}, step_factor=4)
+
+
+def sums_in_groups(launch: Launch) -> list[tuple[str, int, str, list[str], float]]:
+    """What was timed over four ranks in pairs and threes: each arrangement once, torus only where groups are even."""
+    items = arrangements(("ring", "hierarchical", "torus"), groupings(launch, (2, 3)), ("fp32", "fp16"))
+    calls = time_calls(items, 1024, torch.device("cpu"), repeats=3)
+    parts = [
+        abs(sum(column) / total - 1)
+        for one in calls
+        for *column, total in zip(*[stage.seconds for stage in one.stages], one.seconds, strict=True)
+    ]
+    return [
+        (one.algorithm, one.group_ranks, one.wire, [stage.stage for stage in one.stages], max(parts)) for one in calls
+    ]
+
+
+def test_each_arrangement_is_timed_by_groups_and_number_format_and_its_stages_add_up() -> None:
+    by_rank = run_ranks(sums_in_groups, 4)
+    assert by_rank[0] == by_rank[1] == by_rank[2] == by_rank[3]
+    hierarchy = ["reduce, within", "all_reduce, across", "broadcast, within"]
+    once = [
+        ("ring", 4, ["all_reduce, world"]),
+        ("hierarchical", 2, hierarchy),
+        ("torus", 2, ["reduce_scatter, within", "all_reduce, across", "all_gather, within"]),
+        ("hierarchical", 3, hierarchy),
+    ]
+    expected = [(name, ranks, wire, stages) for wire in ("fp32", "fp16") for name, ranks, stages in once]
+    assert [found[:4] for found in by_rank[0]] == expected
+    assert max(found[4] for found in by_rank[0]) < 0.5
 
 
 def test_wrong_number_of_processes_says_how_to_start() -> None:

@@ -1,8 +1,8 @@
 """Hosts of their own on this machine: network namespaces on one bridge, each behind a link of limited rate.
 
-Needs root, and the commands of iproute2 and util-linux. What is emulated is the rate of every host's one link, both ways
-(a token bucket). The kernel here may lack netem, so no delay is added: a message's latency is that of this machine's
-scheduler, some tens of microseconds.
+Needs root, and the commands of iproute2 and util-linux. What is emulated is the rate of every host's one link, both
+ways, by a token bucket. No delay is added, since kernels may lack netem: a message's latency is what this machine's
+kernel and scheduler make of it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 TOOLS = ("ip", "tc", "nsenter", "unshare")
 _PREFIX = f"fm{os.getpid() % 10_000}"
 _SUBNET = "10.77.0"
-# Packets that the kernel has joined are up to 64 KiB, and the bucket has to hold some of them to reach the rate. What is
-# smaller than the bucket passes at once, as through a switch's buffer.
+# Packets that the kernel has joined are up to 64 KiB, and the bucket has to hold some of them to reach the rate. What
+# is smaller than the bucket passes at once, as through a switch's buffer.
 _BURST = "256kb"
 
 
@@ -30,7 +30,7 @@ def missing() -> str | None:
     absent = [tool for tool in TOOLS if shutil.which(tool) is None]
     if absent:
         return f"limited links need the commands {', '.join(absent)} (Debian: iproute2, util-linux)"
-    probe = subprocess.run(["ip", "netns", "add", f"{_PREFIX}probe"], capture_output=True, text=True)
+    probe = subprocess.run(["ip", "netns", "add", f"{_PREFIX}probe"], check=False, capture_output=True, text=True)
     if probe.returncode != 0:
         return f"limited links need network namespaces: {probe.stderr.strip()}"
     _call("ip", "netns", "del", f"{_PREFIX}probe")

@@ -2,86 +2,154 @@
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-import torch
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tabulate import tabulate
-from torch import Tensor, distributed
 
-from fourminutes.comm.collectives import ALGORITHMS, run
-from fourminutes.comm.fit import UNLIMITED_BYTE_S, fit_links
+from fourminutes.comm.calls import Calls
+from fourminutes.comm.fit import UNLIMITED_BYTE_S, fit_links, fit_stages
 from fourminutes.comm.launch import Launch, device_of, process_group, resolve_launch
+from fourminutes.comm.timing import arrangements, time_calls
 from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.errors import UserError
+from fourminutes.files import written_aside
 from fourminutes.plan import CommBenchPlan
 from fourminutes.progress import progress
-from fourminutes.record import CollectiveTiming, CommRecord, LinkFit, provenance
+from fourminutes.record import CommRecord, LinkFit, StageFit, provenance
 
 WARMUP_CALLS = 2
 # On one host there is one group by host, and the hierarchy would have no second level to show.
 _GROUP_RANKS_ON_ONE_HOST = 2
 
 
-def run_bench(settings: CommBenchPlan, *, plan: str) -> CommRecord | None:
-    """Time every algorithm at every size over all processes; rank 0 gets the record, the others None.
+@dataclass(frozen=True)
+class Bench:
+    """What was measured: the record, and every call that its numbers come from."""
 
-    Called by every process of the launcher. Groups are `settings.group_ranks` ranks; left to null they are the hosts,
+    record: CommRecord
+    calls: tuple[Calls, ...]
+
+
+def run_bench(settings: CommBenchPlan, *, plan: str) -> Bench | None:
+    """Time every algorithm at every size over all processes; rank 0 gets what came of it, the others None.
+
+    Called by every process of the launcher. Groups are those of `settings.group_ranks`; left empty they are the hosts,
     or pairs where all processes share one host. `torus` is measured where groups are of one size.
 
     Args:
-        settings: sizes, repeats, groups.
+        settings: sizes, algorithms, groups, number formats, repeats.
         plan: name of the plan, for the record.
 
     Raises:
         UserError: the number of processes is not the one that the settings ask for.
     """
     launch = resolve_launch()
-    if launch.world_size != settings.processes:
-        n = settings.processes
-        raise UserError(
-            f"comm.processes: {n} are asked for, {launch.world_size} run; start it by "
-            f"`fourminutes launch --processes {n} -- fourminutes comm bench ...`, by torchrun or by srun"
-        )
+    _require_processes(settings, launch)
     with process_group(launch):
-        topology = discover(launch, settings.group_ranks or (_GROUP_RANKS_ON_ONE_HOST if launch.is_one_host else None))
-        timings = tuple(_measure(settings, launch, topology))
-        where = placement(launch, topology)
+        topologies = groupings(launch, settings.group_ranks)
+        calls = tuple(_measure(settings, launch, topologies))
+        where = placement(launch, topologies[0])
     if not launch.is_first:
         return None
-    return CommRecord(
+    timings = tuple(one.timing(launch.world_size) for one in calls)
+    record = CommRecord(
         plan=plan,
         settings=settings,
         placement=where,
         provenance=provenance(),
         timings=timings,
         fits=fit_links(timings, launch.world_size),
+        stages=fit_stages(calls),
     )
+    return Bench(record, calls)
+
+
+def groupings(launch: Launch, group_ranks: Sequence[int]) -> list[Topology]:
+    """The processes in groups of each size, or by host where there is none; called by all ranks, in `process_group`."""
+    if group_ranks:
+        first = discover(launch, group_ranks[0])
+        return [first, *(first.regrouped(ranks) for ranks in group_ranks[1:])]
+    return [discover(launch, _GROUP_RANKS_ON_ONE_HOST if launch.is_one_host else None)]
 
 
 def bench_table(record: CommRecord) -> str:
-    """The record's timings and fits as two text tables."""
+    """The record's timings and fits as text tables."""
     timings = [
         (
             f"{timing.message_bytes / 1024:g}",
             timing.algorithm,
             timing.group_ranks,
+            timing.wire,
             f"{timing.median_s * 1e3:.3f}",
             f"{timing.lower_quartile_s * 1e3:.3f} to {timing.upper_quartile_s * 1e3:.3f}",
             f"{timing.bus_gbyte_s:.3f}",
         )
         for timing in record.timings
     ]
-    fits = [(fit.algorithm, f"{fit.alpha_s * 1e6:.1f}", _bandwidth(fit)) for fit in record.fits]
-    headers = ["KiB", "algorithm", "ranks a group", "median ms", "quartiles ms", "bus GB/s"]
+    headers = ["KiB", "algorithm", "ranks a group", "wire", "median ms", "quartiles ms", "bus GB/s"]
+    fits = [
+        (fit.algorithm, fit.group_ranks, fit.wire, f"{fit.alpha_s * 1e6:.1f}", _bandwidth(fit)) for fit in record.fits
+    ]
+    fit_headers = ["fit", "ranks a group", "wire", "latency a step, us", "bandwidth GB/s"]
     return "\n\n".join(
         (
-            tabulate(timings, headers=headers, disable_numparse=True, colalign=("right", *["left"] * 5)),
-            tabulate(fits, headers=["fit", "latency a step, us", "bandwidth GB/s"], disable_numparse=True),
+            f"{_where(record)}",
+            tabulate(timings, headers=headers, disable_numparse=True, colalign=("right", *["left"] * 6)),
+            tabulate(fits, headers=fit_headers, disable_numparse=True),
+            stage_table(record.stages),
         )
+    )
+
+
+def stage_table(stages: Sequence[StageFit]) -> str:
+    """Latency and seconds a byte of every stage, with their 95 % intervals, as a text table."""
+    rows = [
+        (
+            fit.algorithm,
+            fit.stage,
+            fit.group_ranks,
+            fit.wire,
+            f"{fit.alpha_s.value * 1e3:.3f} ({fit.alpha_s.low * 1e3:.3f} to {fit.alpha_s.high * 1e3:.3f})",
+            f"{fit.beta_s_byte.value * 1e9:.3f} ({fit.beta_s_byte.low * 1e9:.3f} to {fit.beta_s_byte.high * 1e9:.3f})",
+        )
+        for fit in stages
+    ]
+    headers = ["stage of", "collective, among", "ranks a group", "wire", "alpha ms (95 %)", "beta ns/byte (95 %)"]
+    return tabulate(rows, headers=headers, disable_numparse=True)
+
+
+def write_calls(path: Path, bench: Bench) -> None:
+    """Write every timed call as a row of a Parquet file: size, algorithm, group, number format, call, seconds."""
+    rows = [
+        {
+            "message_bytes": one.message_bytes,
+            "algorithm": one.algorithm,
+            "group_ranks": one.group_ranks,
+            "wire": one.wire,
+            "call": number,
+            "seconds": seconds,
+        }
+        for one in bench.calls
+        for number, seconds in enumerate(one.seconds)
+    ]
+    about = {"fourminutes": bench.record.model_dump_json(include={"plan", "settings", "placement", "provenance"})}
+    with written_aside(path) as aside:
+        pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(about), aside)
+
+
+def _where(record: CommRecord) -> str:
+    """What the numbers are about, as nccl-tests begins its output."""
+    place = record.placement
+    hosts = len(set(place.hosts))
+    on = f"{hosts} {'host' if hosts == 1 else 'hosts'}"
+    return (
+        f"# {len(place.hosts)} processes on {on}, {place.device}, {place.backend}, "
+        f"torch {record.provenance.versions.get('torch', '?')}; a call takes as long as its slowest process\n"
+        "# 1 KiB is 1,024 bytes on the wire; bus GB/s is 2(P-1)/P x bytes / median"
     )
 
 
@@ -89,60 +157,19 @@ def _bandwidth(fit: LinkFit) -> str:
     return "no limit seen" if fit.bandwidth_byte_s >= UNLIMITED_BYTE_S else f"{fit.bandwidth_byte_s / 1e9:.3f}"
 
 
-@dataclass(frozen=True)
-class _Stopwatch:
-    """Times blocking calls that all ranks enter together."""
-
-    device: torch.device
-
-    def seconds(self, algorithm: str, tensor: Tensor, topology: Topology) -> float:
-        self._settle()
-        distributed.barrier()
-        self._settle()
-        start = time.perf_counter()
-        run(ALGORITHMS[algorithm], tensor, topology)
-        self._settle()
-        return time.perf_counter() - start
-
-    def _settle(self) -> None:
-        """Wait for the device; the CPU's collectives are done when they return."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+def _require_processes(settings: CommBenchPlan, launch: Launch) -> None:
+    if launch.world_size != settings.processes:
+        n = settings.processes
+        raise UserError(
+            f"comm.processes: {n} are asked for, {launch.world_size} run; start it by "
+            f"`fourminutes launch --processes {n} -- fourminutes comm bench ...`, by torchrun or by srun"
+        )
 
 
-def _measure(settings: CommBenchPlan, launch: Launch, topology: Topology) -> Iterator[CollectiveTiming]:
-    algorithms = [name for name in ALGORITHMS if name != "torus" or topology.is_even]
-    calls = len(settings.sizes_kib) * (WARMUP_CALLS + settings.repeats)
-    stopwatch = _Stopwatch(device_of(launch))
-    with progress(calls, "round", "collectives", enabled=launch.is_first) as bar:
-        for size_kib in settings.sizes_kib:
-            # Zeros stay zeros under any number of sums.
-            tensor = torch.zeros(size_kib * 256, dtype=torch.float32, device=stopwatch.device)
-            shape = len(algorithms), WARMUP_CALLS + settings.repeats
-            times_s = torch.zeros(shape, dtype=torch.float64, device=stopwatch.device)
-            # Interleaved, so that a disturbance of the machine hits all algorithms alike.
-            for call, (row, name) in itertools.product(range(shape[1]), enumerate(algorithms)):
-                times_s[row, call] = stopwatch.seconds(name, tensor, topology)
-                bar.update(row == 0)
-            distributed.all_reduce(times_s, op=distributed.ReduceOp.MAX)
-            for name, measured_s in zip(algorithms, times_s[:, WARMUP_CALLS:].tolist(), strict=True):
-                yield timing_of(name, measured_s, tensor.nbytes, topology)
-
-
-def timing_of(algorithm: str, measured_s: list[float], message_bytes: int, topology: Topology) -> CollectiveTiming:
-    """Quartiles and bus bandwidth of one algorithm at one size, from the times of its calls in seconds.
-
-    The bus bandwidth is that of nccl-tests, for every algorithm alike: 2(P-1)/P M/t over P processes, with the median.
-    """
-    lower, median, upper = np.quantile(measured_s, (0.25, 0.5, 0.75)).tolist()
-    processes = topology.world_size
-    return CollectiveTiming(
-        algorithm=algorithm,
-        group_ranks=processes if algorithm == "ring" else topology.group_ranks,
-        message_bytes=message_bytes,
-        repeats=len(measured_s),
-        median_s=median,
-        lower_quartile_s=lower,
-        upper_quartile_s=upper,
-        bus_gbyte_s=2 * (processes - 1) / processes * message_bytes / median / 1e9,
-    )
+def _measure(settings: CommBenchPlan, launch: Launch, topologies: Sequence[Topology]) -> Iterator[Calls]:
+    items = arrangements(settings.algorithms, topologies, settings.wires)
+    device = device_of(launch)
+    with progress(len(settings.sizes_bytes), "size", "collectives", enabled=launch.is_first) as bar:
+        for size in settings.sizes_bytes:
+            yield from time_calls(items, size, device, repeats=settings.repeats, warm_up=WARMUP_CALLS)
+            bar.update()

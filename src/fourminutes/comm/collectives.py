@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -111,7 +110,8 @@ def summation(settings: ReducePlan, topology: Topology) -> Summation:
     if settings.algorithm != "hybrid":
         if settings.algorithm == "torus":
             require_even(topology)
-        return partial(ALGORITHMS[settings.algorithm], topology=topology)
+        algorithm = ALGORITHMS[settings.algorithm]
+        return lambda tensor: algorithm(tensor, topology)
     return hybrid(settings.choices, topology)
 
 

@@ -15,11 +15,15 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import nnls
 
+from fourminutes.comm.calls import Calls, StageCalls
 from fourminutes.errors import UserError
-from fourminutes.record import CollectiveTiming, LinkFit
+from fourminutes.plan import Wire
+from fourminutes.record import CollectiveTiming, Interval, LinkFit, StageFit
 
 # Where measured times don't grow with size, any fast link fits; this one moves everything in no time.
 UNLIMITED_BYTE_S = 1e15
+_RESAMPLES = 200
+_LEAST_S = 1e-9  # a stage that adds nothing to the end of the one before it
 
 
 def cost_terms(algorithm: str, processes: int, group_ranks: int) -> tuple[int, float]:
@@ -52,25 +56,81 @@ def cost_terms(algorithm: str, processes: int, group_ranks: int) -> tuple[int, f
 
 
 def fit_links(timings: Sequence[CollectiveTiming], processes: int) -> tuple[LinkFit, ...]:
-    """Latency and bandwidth of each algorithm in `timings`, measured over `processes` ranks."""
-    algorithms = dict.fromkeys(timing.algorithm for timing in timings)
-    return tuple(
-        _fit_link([timing for timing in timings if timing.algorithm == name], processes) for name in algorithms
-    )
+    """Latency and bandwidth of each arrangement in `timings`, measured over `processes` ranks."""
+    alike: dict[tuple[str, int, Wire], list[CollectiveTiming]] = {}
+    for timing in timings:
+        alike.setdefault((timing.algorithm, timing.group_ranks, timing.wire), []).append(timing)
+    return tuple(_fit_link(members, processes) for members in alike.values())
 
 
 def _fit_link(timings: Sequence[CollectiveTiming], processes: int) -> LinkFit:
-    """Least squares of the relative error, (predicted - median) / median, over alpha >= 0 and 1/B >= 0."""
-    rows = []
-    for timing in timings:
-        steps, volume = cost_terms(timing.algorithm, processes, timing.group_ranks)
-        rows.append((steps / timing.median_s, volume * timing.message_bytes / timing.median_s))
-    # Columns of like size, or the solver's tolerance would drop the seconds a byte beside the seconds a step.
-    matrix = np.array(rows)
-    scale = np.linalg.norm(matrix, axis=0)
-    (alpha_s, inverse_bandwidth), _ = nnls(matrix / scale, np.ones(len(rows)))
-    return LinkFit(
-        algorithm=timings[0].algorithm,
-        alpha_s=float(alpha_s / scale[0]),
-        bandwidth_byte_s=1 / max(float(inverse_bandwidth / scale[1]), 1 / UNLIMITED_BYTE_S),
+    first = timings[0]
+    terms = [cost_terms(timing.algorithm, processes, timing.group_ranks) for timing in timings]
+    moved_bytes = [volume * timing.message_bytes for (_, volume), timing in zip(terms, timings, strict=True)]
+    alpha_s, beta_s_byte = fit_affine(
+        [steps for steps, _ in terms], moved_bytes, [timing.median_s for timing in timings]
     )
+    return LinkFit(
+        algorithm=first.algorithm,
+        group_ranks=first.group_ranks,
+        wire=first.wire,
+        alpha_s=alpha_s,
+        bandwidth_byte_s=1 / max(beta_s_byte, 1 / UNLIMITED_BYTE_S),
+    )
+
+
+def fit_stages(calls: Sequence[Calls]) -> tuple[StageFit, ...]:
+    """Latency and seconds a byte of each stage of each arrangement in `calls`, with 95 % intervals.
+
+    The intervals are percentiles over resampled calls: at each size as many as there were, with replacement.
+    """
+    alike: dict[tuple[str, str, int, Wire], list[StageCalls]] = {}
+    for one in calls:
+        for stage in one.stages:
+            alike.setdefault((one.algorithm, stage.stage, one.group_ranks, one.wire), []).append(stage)
+    random = np.random.default_rng(0)
+    return tuple(
+        _fit_stage(algorithm, stage, group_ranks, wire, members, random)
+        for (algorithm, stage, group_ranks, wire), members in alike.items()
+    )
+
+
+def _fit_stage(
+    algorithm: str, stage: str, group_ranks: int, wire: Wire, members: Sequence[StageCalls], random: np.random.Generator
+) -> StageFit:
+    payloads = [member.payload_bytes for member in members]
+    steps = [1] * len(members)
+    fitted = fit_affine(steps, payloads, [float(np.median(member.seconds)) for member in members])
+    resampled = [
+        fit_affine(
+            steps,
+            payloads,
+            [float(np.median(random.choice(member.seconds, len(member.seconds)))) for member in members],
+        )
+        for _ in range(_RESAMPLES)
+    ]
+    alpha, beta = (
+        Interval(value=value, low=float(low), high=float(high))
+        for value, low, high in zip(fitted, *np.quantile(resampled, (0.025, 0.975), axis=0), strict=True)
+    )
+    return StageFit(
+        algorithm=algorithm,
+        stage=stage,
+        group_ranks=group_ranks,
+        wire=wire,
+        alpha_s=alpha,
+        beta_s_byte=beta,
+        sizes=len(members),
+    )
+
+
+def fit_affine(steps: Sequence[float], moved_bytes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+    """The alpha and beta of t = steps x alpha + bytes x beta, neither below zero, with the least relative squares.
+
+    What is squared is (predicted - measured) / measured, so that small messages count as much as large ones.
+    """
+    rows = np.array([steps, moved_bytes], dtype=float).T / np.maximum(np.array(seconds, dtype=float), _LEAST_S)[:, None]
+    # Columns of like size, or the solver's tolerance would drop the seconds a byte beside the seconds a step.
+    scale = np.linalg.norm(rows, axis=0)
+    (alpha_s, beta_s_byte), _ = nnls(rows / scale, np.ones(len(rows)))
+    return float(alpha_s / scale[0]), float(beta_s_byte / scale[1])

@@ -22,10 +22,10 @@ from fourminutes.comm.lanes import TensorFuture
 class FlatParallel(nn.Module):
     """Averages a module's gradients over all ranks while the backward pass runs, as DistributedDataParallel does.
 
-    When a bucket's last gradient is ready, all of them are packed into its flat buffer, of the parameters' dtype, and are
-    views into it from then on; so further micro-batches add up there, and a gradient that is zeroed in place is never
-    packed again. A bucket is handed to `state` once it is complete and all buckets before it are handed over; so the
-    order is the same on all ranks whatever the order of readiness. When the backward pass returns, all are averaged.
+    Before a bucket is averaged its gradients are packed into its flat buffer, of the parameters' dtype, and are views
+    into it from then on: micro-batches add up there, and a gradient that is zeroed in place is never packed again. A
+    bucket is handed to `state` once its last gradient is ready and all buckets before it are handed over; so the order
+    is the same on all ranks whatever the order of readiness. When the backward pass returns, all are averaged.
     Parameters that took no part have the gradient zero.
 
     To be made by all ranks alike: rank 0's parameters and buffers are taken over by the others.
@@ -110,7 +110,7 @@ class _Bucket:
         self._views = [_like(part, parameter) for part, parameter in zip(parts, parameters, strict=True)]
 
     def pack(self) -> None:
-        """Have all gradients lie in the buffer, in one pass over those that don't yet; one that there is not is zero."""
+        """Have all gradients lie in the buffer, by one pass over those that don't yet; one that is missing is zero."""
         pairs = list(zip(self.parameters, self._views, strict=True))
         if absent := [view for parameter, view in pairs if parameter.grad is None]:
             torch._foreach_zero_(absent)

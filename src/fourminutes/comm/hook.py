@@ -5,10 +5,10 @@ With any DDP model::
     state = HybridState(discover(resolve_launch()), ReducePlan(algorithm="hierarchical", wire="fp16"))
     ddp.register_comm_hook(state, hybrid_hook)
 
-Buckets are summed in the order in which DDP hands them over, which is the same on all ranks: on a GPU on one stream, on
-the CPU in a few lanes, a thread with communicators of its own each, among which the buckets are dealt out by their
-numbers. So the stages of two buckets never cross, nothing can deadlock, and the same gradients give the same bits from run
-to run. While buckets are summed, the backward pass goes on.
+Buckets are summed in the order in which DDP hands them over, which is the same on all ranks: on a GPU on one stream,
+on the CPU in a few lanes, each a thread with communicators of its own, among which buckets are dealt out by their
+numbers. So the stages of two buckets never cross, nothing can deadlock, and the same gradients give the same bits
+from run to run. While buckets are summed, the backward pass goes on.
 """
 
 # No `from __future__ import annotations` here: DDP compares the hook's annotations with the types themselves.

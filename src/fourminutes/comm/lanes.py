@@ -33,7 +33,7 @@ class Lane(Protocol):
 
 
 class ThreadLanes:
-    """Threads with a queue each: collectives on the CPU block their caller. Bucket n goes to thread n modulo their number.
+    """Threads with a queue each, since collectives on the CPU block their caller; bucket n goes to thread n modulo all.
 
     Within a thread buckets follow one another; between threads nothing is ordered, so buckets of different threads need
     different communicators. Since a bucket's thread depends on its number alone, all ranks queue the same in each.
@@ -44,17 +44,17 @@ class ThreadLanes:
     """
 
     def __init__(self, average: Average, lanes: int) -> None:
-        self._exposure = _Exposure()
-        self._threads = [_ReducingThread(average, self._exposure) for _ in range(lanes)]
+        self._progress = _Progress()
+        self._threads = [_ReducingThread(average, self._progress) for _ in range(lanes)]
 
     def submit(self, number: int, buffer: Tensor, *, is_last: bool) -> TensorFuture:
         """As `Lane.submit`."""
-        self._exposure.begins(is_last=is_last)
+        self._progress.begins(is_last=is_last)
         return self._threads[number % len(self._threads)].submit(number, buffer)
 
     def take_exposed_s(self) -> float:
         """As `Lane.take_exposed_s`."""
-        return self._exposure.take_s()
+        return self._progress.take_s()
 
     def close(self) -> None:
         """As `Lane.close`; no longer than some seconds where a peer keeps a thread waiting."""
@@ -64,10 +64,14 @@ class ThreadLanes:
             thread.join()
 
 
-class _Exposure:
-    """Time from a backward pass's last bucket, when nothing is left to compute, until no bucket is under way."""
+class _Progress:
+    """What all threads know of one another: buckets under way, exposed time, and the first failure.
+
+    Time is exposed from a backward pass's last bucket, when nothing is left to compute, until no bucket is under way.
+    """
 
     def __init__(self) -> None:
+        self.failure: Exception | None = None
         self._lock = threading.Lock()
         self._under_way = 0
         self._since_s: float | None = None
@@ -95,8 +99,8 @@ class _Exposure:
 class _ReducingThread:
     """One thread with its queue."""
 
-    def __init__(self, average: Average, exposure: _Exposure) -> None:
-        self._average, self._exposure = average, exposure
+    def __init__(self, average: Average, progress: _Progress) -> None:
+        self._average, self._progress = average, progress
         self._jobs: queue.SimpleQueue[tuple[int, Tensor, TensorFuture] | None] = queue.SimpleQueue()
         # A daemon, so that a rank that fails elsewhere can exit although a peer keeps it waiting here.
         self._thread = threading.Thread(target=self._work, name="reduce", daemon=True)
@@ -114,18 +118,18 @@ class _ReducingThread:
         self._thread.join(_CLOSE_WITHIN_S)
 
     def _work(self) -> None:
-        failure: Exception | None = None
         while (job := self._jobs.get()) is not None:
             number, buffer, future = job
             try:
-                if failure is not None:
-                    raise failure  # after a failure the ranks may be at different buckets: nothing more is sent
+                if self._progress.failure is not None:
+                    # The ranks may be at different buckets by now: nothing more is sent.
+                    raise self._progress.failure
                 self._average(number, buffer)
             except Exception as error:
-                failure = error
+                self._progress.failure = error
                 future.set_exception(error)  # type: ignore[arg-type]  # torch's stub is too narrow
                 continue
-            self._exposure.ends()
+            self._progress.ends()
             future.set_result(buffer)
 
 

@@ -71,7 +71,7 @@ class Topology:
         return _are_even(self.groups)
 
     def twin(self) -> Topology:
-        """The same groups with communicators of their own, for sums that run beside one another. Called by all ranks."""
+        """The same groups with communicators of their own, for sums that run beside others. Called by all ranks."""
         return _connect(self.rank, self.hosts, self.groups, self.timeout_s)
 
     def regrouped(self, group_ranks: int) -> Topology:

@@ -13,7 +13,7 @@ from fourminutes.plan.data import (
     shard_stem,
 )
 from fourminutes.plan.load import find_plan, load_plan, run_of
-from fourminutes.plan.measure import CommBenchPlan, ReportPlan, ScalePlan
+from fourminutes.plan.measure import WIRE_BYTES, CommBenchPlan, ReportPlan, ScalePlan, Wire
 from fourminutes.plan.model import MlperfPlan, Plan
 from fourminutes.plan.run import (
     AlgorithmChoice,
@@ -34,6 +34,7 @@ from fourminutes.plan.sweep import ClaimPlan, ComparisonPlan, SweepPlan, TuningP
 
 __all__ = [
     "SPLITS",
+    "WIRE_BYTES",
     "AlgorithmChoice",
     "BatchPlan",
     "CheckpointPlan",
@@ -64,6 +65,7 @@ __all__ = [
     "SweepPlan",
     "SyntheticSource",
     "TuningPlan",
+    "Wire",
     "content_hash",
     "find_plan",
     "load_plan",

@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, field_validator
 
 from fourminutes.plan.base import PlanModel
 from fourminutes.plan.place import PlacedPlan
+
+Wire = Literal["fp32", "fp16", "bf16"]
+WIRE_BYTES: dict[Wire, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 class CommBenchPlan(PlacedPlan):
     """Measuring the collectives on the machines at hand."""
 
     processes: int = Field(4, ge=2, description="processes in all, one a device")
-    group_ranks: int | None = Field(None, ge=1, description="processes a group of the hierarchical form; null: by host")
-    sizes_kib: tuple[int, ...] = Field(
-        (1, 16, 128, 1024, 8192), min_length=2, description="message sizes, in KiB of fp32"
+    algorithms: tuple[Literal["ring", "hierarchical", "torus"], ...] = Field(
+        ("ring", "hierarchical", "torus"),
+        min_length=1,
+        description="arrangements; torus only where all groups are of one size",
+    )
+    group_ranks: tuple[int, ...] = Field(
+        (), description="processes a group, each size measured; empty: by host, or pairs where all share one host"
+    )
+    wires: tuple[Wire, ...] = Field(("fp32",), min_length=1, description="number formats on the wire")
+    sizes_kib: tuple[float, ...] = Field(
+        (1, 16, 128, 1024, 8192), min_length=2, description="message sizes on the wire, in KiB; 0.25 and more"
     )
     repeats: int = Field(15, ge=3, description="timed calls of each size and algorithm, after the warm-up")
+
+    @property
+    def sizes_bytes(self) -> tuple[int, ...]:
+        """Message sizes in bytes, whole numbers of fp32's four."""
+        return tuple(4 * max(1, round(size * 256)) for size in self.sizes_kib)
+
+    @field_validator("sizes_kib")
+    @classmethod
+    def _are_sizes(cls, sizes: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0.25 <= size <= 4 * 2**20 for size in sizes):
+            raise ValueError("must lie within 0.25 and 4,194,304 KiB")
+        return sizes
+
+    @field_validator("group_ranks", mode="before")
+    @classmethod
+    def _is_one_or_several(cls, groups: object) -> object:
+        """One size is as good as a list of one; null was once the way to say by host."""
+        if isinstance(groups, list):
+            return tuple(groups)
+        return () if groups is None else (groups,) if isinstance(groups, int) else groups
+
+    @field_validator("group_ranks")
+    @classmethod
+    def _are_groups(cls, groups: tuple[int, ...]) -> tuple[int, ...]:
+        if not all(group >= 1 for group in groups):
+            raise ValueError("a group has at least one process")
+        return groups
 
 
 class ScalePlan(PlanModel):

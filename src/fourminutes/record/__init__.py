@@ -3,7 +3,15 @@
 from fourminutes.record.base import Record, read_record, write_record
 from fourminutes.record.dataset import ImageNote, Manifest, ShardEntry, ShardRecord, SplitSummary
 from fourminutes.record.hits import Hits, digits_of, packed_hits, unpacked_hits
-from fourminutes.record.measure import CollectiveTiming, CommRecord, LinkFit, Prediction, ScaleRecord
+from fourminutes.record.measure import (
+    CollectiveTiming,
+    CommRecord,
+    Interval,
+    LinkFit,
+    Prediction,
+    ScaleRecord,
+    StageFit,
+)
 from fourminutes.record.provenance import Provenance, code, provenance, utc_now
 from fourminutes.record.run import Epoch, Placement, RunRecord, Session, StepTimes
 from fourminutes.record.sweep import SweepRecord, Trial
@@ -14,6 +22,7 @@ __all__ = [
     "Epoch",
     "Hits",
     "ImageNote",
+    "Interval",
     "LinkFit",
     "Manifest",
     "Placement",
@@ -26,6 +35,7 @@ __all__ = [
     "ShardEntry",
     "ShardRecord",
     "SplitSummary",
+    "StageFit",
     "StepTimes",
     "SweepRecord",
     "Trial",

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fourminutes.plan import CommBenchPlan, ScalePlan
+from fourminutes.plan import CommBenchPlan, ScalePlan, Wire
 from fourminutes.record.base import Record
 from fourminutes.record.provenance import Provenance
 from fourminutes.record.run import Placement
@@ -17,7 +17,8 @@ class CollectiveTiming(Record):
 
     algorithm: str
     group_ranks: int = Field(description="processes a group; the world size for a flat algorithm")
-    message_bytes: int
+    wire: Wire = "fp32"
+    message_bytes: int = Field(description="on the wire")
     repeats: int
     median_s: float
     lower_quartile_s: float
@@ -29,8 +30,30 @@ class LinkFit(Record):
     """t = steps x alpha + bytes moved / bandwidth, fitted to one algorithm's medians."""
 
     algorithm: str
+    group_ranks: int | None = Field(None, description="processes a group; none where it was not noted")
+    wire: Wire = "fp32"
     alpha_s: float = Field(description="latency of one step")
     bandwidth_byte_s: float
+
+
+class Interval(Record):
+    """A fitted number, between the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class StageFit(Record):
+    """t = alpha + beta x payload, fitted to one stage's calls in one arrangement."""
+
+    algorithm: str
+    stage: str = Field(description="the collective, and among whom: all ranks, a group, the groups")
+    group_ranks: int
+    wire: Wire
+    alpha_s: Interval = Field(description="latency, of all its steps together")
+    beta_s_byte: Interval = Field(description="seconds a byte that a rank hands over to it")
+    sizes: int = Field(description="number of sizes that it was fitted to")
 
 
 class CommRecord(Record):
@@ -43,6 +66,7 @@ class CommRecord(Record):
     provenance: Provenance
     timings: tuple[CollectiveTiming, ...]
     fits: tuple[LinkFit, ...]
+    stages: tuple[StageFit, ...] = ()
 
 
 class Prediction(Record):

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from fourminutes.files import written_aside
-from fourminutes.report.evidence import Evidence
 from fourminutes.report.names import FIGURE_FORMATS
 from fourminutes.report.published import Certainty, Fact
 
@@ -30,6 +29,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2
 DASHED = (0, (3, 2))
 
 PAGE_IN = 7.0
+_Source = TypeVar("_Source")
 _FEW_DECADES = 1e3
 
 # Whatever would make two drawings of the same data differ, by format.
@@ -114,10 +114,10 @@ def say_empty(axes: list[Axes], text: str) -> None:
     figure.text(0.02, 0.5, text, va="center", color=TEXT)
 
 
-def draw(build: Callable[[Evidence], Figure], evidence: Evidence) -> dict[str, bytes]:
-    """The figure in every format, as bytes."""
+def draw(build: Callable[[_Source], Figure], source: _Source) -> dict[str, bytes]:
+    """The figure that `build` makes of `source`, in every format, as bytes."""
     with mpl.rc_context(fname=str(STYLE)):
-        figure = build(evidence)
+        figure = build(source)
         # The layout is solved once, for all formats.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
-from fourminutes.record import CollectiveTiming
+from fourminutes.record import CollectiveTiming, CommRecord
 from fourminutes.report import words
 from fourminutes.report.drawing import COLOURS, INK, PAGE_IN, PAPER, TEXT, log_ticks, new_figure, say_empty, series
 from fourminutes.report.evidence import Evidence, Run
@@ -94,11 +94,16 @@ def time_split(evidence: Evidence) -> Figure:
 
 def allreduce(evidence: Evidence) -> Figure:
     """Time and bus bandwidth by message size; bands span the quartiles."""
+    return collectives([comm.record for comm in evidence.comms])
+
+
+def collectives(comms: Sequence[CommRecord]) -> Figure:
+    """Time and bus bandwidth by message size, one line an arrangement of each record; bands span the quartiles."""
     figure, (time, bandwidth) = new_figure(PAGE_IN, 2.6, 2)
-    if not evidence.comms:
+    if not comms:
         say_empty([time, bandwidth], "No collective has been measured yet.")
         return figure
-    for index, (label, timings) in enumerate(_curves(evidence)):
+    for index, (label, timings) in enumerate(_curves(comms)):
         sizes = [timing.message_bytes for timing in timings]
         milliseconds = [[1e3 * value for value in values] for values in _quartiles(timings)]
         _line(time, index, sizes, milliseconds[1], label)
@@ -108,18 +113,20 @@ def allreduce(evidence: Evidence) -> Figure:
     log_ticks(time.yaxis)
     bandwidth.set(title="Bus bandwidth, GB/s", xscale="log", ylim=(0, None))
     for axes in (time, bandwidth):
-        _size_axis(axes, sorted({line for _, timings in _curves(evidence) for line in _sizes(timings)}))
+        _size_axis(axes, sorted({line for _, timings in _curves(comms) for line in _sizes(timings)}))
     figure.legend(handles=time.get_lines(), loc="outside right center")
     return figure
 
 
-def _curves(evidence: Evidence) -> Iterator[tuple[str, list[CollectiveTiming]]]:
-    """Label and timings, by rising size, of every record's algorithms."""
-    for comm in evidence.comms:
-        processes = len(comm.record.placement.hosts)
-        for algorithm in sorted({timing.algorithm for timing in comm.record.timings}):
-            chosen = [timing for timing in comm.record.timings if timing.algorithm == algorithm]
-            yield f"{algorithm}, {processes} processes", sorted(chosen, key=lambda timing: timing.message_bytes)
+def _curves(comms: Sequence[CommRecord]) -> Iterator[tuple[str, list[CollectiveTiming]]]:
+    """Label and timings, by rising size, of every record's arrangements."""
+    for comm in comms:
+        processes = len(comm.placement.hosts)
+        by_label: dict[str, list[CollectiveTiming]] = {}
+        for timing in sorted(comm.timings, key=lambda timing: timing.message_bytes):
+            by_label.setdefault(words.arrangement(timing, comm.timings), []).append(timing)
+        for label in sorted(by_label):
+            yield f"{label}, {processes} processes", by_label[label]
 
 
 def _sizes(timings: list[CollectiveTiming]) -> list[int]:

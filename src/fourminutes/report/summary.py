@@ -146,9 +146,10 @@ def _waiting_percent(runs: tuple[Run, ...]) -> float:
 
 def _collectives(comm: CommRecord) -> str:
     """Which algorithm wins at which sizes, where the measured spread lets one win."""
-    by_size = sorted(comm.timings, key=lambda timing: timing.message_bytes)
+    wire = comm.timings[0].wire  # one number format beside another would win at every size
+    by_size = sorted((one for one in comm.timings if one.wire == wire), key=_size)
     winners = [
-        (size, _winner(sorted(timings, key=lambda timing: timing.median_s)))
+        (size, _winner(sorted(timings, key=lambda timing: timing.median_s), by_size))
         for size, timings in groupby(by_size, key=_size)
     ]
     told = [
@@ -162,12 +163,12 @@ def _size(timing: CollectiveTiming) -> int:
     return timing.message_bytes
 
 
-def _winner(by_median: list[CollectiveTiming]) -> str:
-    """The fastest algorithm, if its interquartile range ends before that of the next one begins."""
+def _winner(by_median: list[CollectiveTiming], among: list[CollectiveTiming]) -> str:
+    """The fastest arrangement, if its interquartile range ends before that of the next one begins."""
     first, *others = by_median
     if others and first.upper_quartile_s >= others[0].lower_quartile_s:
         return "undecided (no difference beyond the spread)"
-    return first.algorithm
+    return words.arrangement(first, among)
 
 
 def _span(sizes: list[int]) -> str:

@@ -15,6 +15,7 @@ def allreduce_table(evidence: Evidence) -> Table:
         Column("message_bytes", "size", words.size),
         Column("algorithm", "algorithm"),
         Column("group_ranks", "group", digits(0)),
+        Column("wire", "wire"),
         Column("median_ms", "median ms", digits(3)),
         Column("lower_quartile_ms", "25 %", digits(3)),
         Column("upper_quartile_ms", "75 %", digits(3)),
@@ -25,9 +26,13 @@ def allreduce_table(evidence: Evidence) -> Table:
     rows = [
         Row(_timing_cells(timing) | {"processes": len(comm.record.placement.hosts), "record": comm.path.as_posix()})
         for comm in evidence.comms
-        for timing in sorted(comm.record.timings, key=lambda timing: (timing.message_bytes, timing.algorithm))
+        for timing in sorted(comm.record.timings, key=_order)
     ]
     return Table("allreduce", columns, tuple(rows), ("A call's time is that of its slowest process.",))
+
+
+def _order(timing: CollectiveTiming) -> tuple[int, str, int, str]:
+    return timing.message_bytes, timing.algorithm, timing.group_ranks, timing.wire
 
 
 def _timing_cells(timing: CollectiveTiming) -> dict[str, Cell]:
@@ -35,6 +40,7 @@ def _timing_cells(timing: CollectiveTiming) -> dict[str, Cell]:
         "message_bytes": timing.message_bytes,
         "algorithm": timing.algorithm,
         "group_ranks": timing.group_ranks,
+        "wire": timing.wire,
         "median_ms": 1e3 * timing.median_s,
         "lower_quartile_ms": 1e3 * timing.lower_quartile_s,
         "upper_quartile_ms": 1e3 * timing.upper_quartile_s,

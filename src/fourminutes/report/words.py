@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from fourminutes.plan import ModelPlan, OptimizerPlan
-from fourminutes.record import Placement, Provenance
+from fourminutes.record import CollectiveTiming, Placement, Provenance
 
 #: Networks of the paper by their name in a plan, as the published tables call them.
 PAPER_MODELS = {"alexnet": "AlexNet", "alexnet_bn": "AlexNet", "resnet50": "ResNet-50"}
@@ -86,3 +86,11 @@ def count(number: int, noun: str) -> str:
 def joined(parts: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def arrangement(timing: CollectiveTiming, among: Sequence[CollectiveTiming]) -> str:
+    """The algorithm of a timing, with its groups and number format where those `among` it have several."""
+    groups = {other.group_ranks for other in among if other.algorithm == timing.algorithm}
+    of = f" of {timing.group_ranks}" if len(groups) > 1 else ""
+    wire = f", {timing.wire}" if len({other.wire for other in among}) > 1 else ""
+    return f"{timing.algorithm}{of}{wire}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fourminutes.comm.fit import UNLIMITED_BYTE_S
 from fourminutes.errors import UserError
-from fourminutes.plan import Plan, ScalePlan
+from fourminutes.plan import WIRE_BYTES, Plan, ScalePlan, Wire
 from fourminutes.record import (
     CommRecord,
     Epoch,
@@ -22,7 +22,6 @@ from fourminutes.record import (
 from fourminutes.scale.costmodel import Link, Workload, bucket_count, step_time
 
 ALGORITHMS = ("ring", "hierarchical")
-_WIRE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def simulate_plan(plan: Plan) -> ScaleRecord:
@@ -43,13 +42,14 @@ def simulate(plan_name: str, runs: Sequence[RunRecord], comm: CommRecord, settin
     Raises:
         UserError: `comm` has no fit for an algorithm.
     """
-    links = {algorithm: _link(comm, algorithm, settings) for algorithm in ALGORITHMS}
     group_ranks = _group_ranks(comm)
     predictions = [
         prediction
         for run in runs
-        for algorithm, link in links.items()
-        for prediction in _predict(run, algorithm, link, group_ranks, settings)
+        for algorithm in ALGORITHMS
+        for prediction in _predict(
+            run, algorithm, _link(comm, algorithm, run.settings.reduce.wire, settings), group_ranks, settings
+        )
     ]
     return ScaleRecord(
         plan=plan_name,
@@ -63,7 +63,7 @@ def simulate(plan_name: str, runs: Sequence[RunRecord], comm: CommRecord, settin
 def workload(run: RunRecord) -> Workload:
     """What one process does in one optimizer step, from the median of the run's epochs after the first."""
     backward_s, own_s = _per_step(run)
-    wire_bytes = _WIRE_BYTES[run.settings.reduce.wire]
+    wire_bytes = WIRE_BYTES[run.settings.reduce.wire]
     return Workload(
         compute_s=own_s,
         backward_s=backward_s / run.settings.micro_batches,
@@ -112,24 +112,25 @@ def _predict(run: RunRecord, algorithm: str, link: Link, group_ranks: int, setti
     return predictions
 
 
-def _link(comm: CommRecord, algorithm: str, settings: ScalePlan) -> Link:
+def _link(comm: CommRecord, algorithm: str, wire: Wire, settings: ScalePlan) -> Link:
     """The measured link of the algorithm, or what the settings assume in its place."""
-    fit = _fit(comm, algorithm)
+    fit = _fit(comm, algorithm, wire)
     return Link(
         latency_s=settings.link_latency_us * 1e-6 if settings.link_latency_us else fit.alpha_s,
         bandwidth_byte_s=settings.link_gbit_s * 1e9 / 8 if settings.link_gbit_s else fit.bandwidth_byte_s,
     )
 
 
-def _fit(comm: CommRecord, algorithm: str) -> LinkFit:
-    for fit in comm.fits:
-        if fit.algorithm == algorithm:
-            return fit
-    raise UserError(f"comm record of plan {comm.plan!r}: has no fit for {algorithm}; measure again with comm bench")
+def _fit(comm: CommRecord, algorithm: str, wire: Wire) -> LinkFit:
+    """The algorithm's first fit in the run's number format, or in another one, where a byte costs about the same."""
+    fits = [fit for fit in comm.fits if fit.algorithm == algorithm]
+    if not fits:
+        raise UserError(f"comm record of plan {comm.plan!r}: has no fit for {algorithm}; measure again with comm bench")
+    return next((fit for fit in fits if fit.wire == wire), fits[0])
 
 
 def _group_ranks(comm: CommRecord) -> int:
-    """The group size that the hierarchical form was measured with."""
+    """The group size that the hierarchical form was measured with first, as its first fit was."""
     return next(timing.group_ranks for timing in comm.timings if timing.algorithm == "hierarchical")
 
 
