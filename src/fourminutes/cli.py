@@ -295,6 +295,40 @@ def bench(
         print(bench_table(measured.record))
 
 
+@comm_app.command(
+    epilog="Examples: fourminutes launch --processes 4 -- fourminutes comm tune --out tuning.json; "
+    "srun --ntasks 32 fourminutes comm tune --out tuning.json --plan config/plans/demo.yaml --run resnet50-lars-64"
+)
+def tune(
+    out: Annotated[Path, typer.Option(help="JSON file to write, which a plan names as reduce.tuning")],
+    plan: Annotated[Path | None, typer.Option(help="plan of the run whose bucket size is to be chosen too")] = None,
+    run: Annotated[str | None, typer.Option(help="name of that run; its wire is tuned for")] = None,
+    wire: Annotated[
+        Literal["fp32", "fp16", "bf16"], typer.Option(help="number format, where no run is given")
+    ] = "fp32",
+    groups: Annotated[str | None, typer.Option(help="processes a group, such as 2,4,8; default hosts, 2, 4")] = None,
+    seconds: Annotated[float, typer.Option(help="time to measure, in seconds", min=1)] = 14,
+    json_: JsonOption = False,
+) -> None:
+    """Choose all-reduce algorithms by message size, and a model's bucket size, from times on the processes at hand."""
+    from fourminutes.comm.options import group_ranks_of
+    from fourminutes.comm.tune import tune_here, tuning_table
+    from fourminutes.record import write_record
+
+    if (plan is None) != (run is None):
+        raise UserError("--plan, --run: go together; give both, or none to tune for any model")
+    sizes = group_ranks_of(groups)
+    if plan is not None and run is not None:
+        from fourminutes.train import tune_run
+
+        tuning = tune_run(load_plan(plan), run, groups=sizes, budget_s=seconds)
+    else:
+        tuning = tune_here(wire, groups=sizes, budget_s=seconds)
+    if tuning is not None:
+        write_record(out, tuning)
+        print(tuning.model_dump_json(indent=1) if json_ else tuning_table(tuning))
+
+
 @scale_app.command(epilog="Example: fourminutes scale simulate --plan config/plans/demo.yaml")
 def simulate(plan: PlanOption, json_: JsonOption = False) -> None:
     """Predict the plan's runs at other numbers of processes, from their records and the measured collectives."""

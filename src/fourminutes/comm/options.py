@@ -35,7 +35,7 @@ def bench_settings(
     if planned is None or min_size or max_size:
         given["sizes_kib"] = _sizes_kib(min_size or _LEAST_BYTES, max_size or _MOST_BYTES, step_factor)
     if groups:
-        given["group_ranks"] = tuple(_whole("--groups", part) for part in groups.split(","))
+        given["group_ranks"] = group_ranks_of(groups)
     given |= {name: tuple(text.split(",")) for name, text in (("wires", wires), ("algorithms", algorithms)) if text}
     given |= {"repeats": repeats} if repeats else {}
     try:
@@ -43,6 +43,15 @@ def bench_settings(
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"--{first['loc'][0]}: {first['msg']} (given: {first['input']})") from error
+
+
+def group_ranks_of(groups: str | None) -> tuple[int, ...]:
+    """What `--groups` asks for, such as ``2,4``.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return tuple(_whole("--groups", part) for part in groups.split(",")) if groups else ()
 
 
 def size_in_bytes(name: str, text: str) -> int:
@@ -68,6 +77,6 @@ def _sizes_kib(smallest: str, largest: str, factor: int) -> tuple[float, ...]:
 
 
 def _whole(name: str, text: str) -> int:
-    if not text.strip().isdecimal():
+    if not text.strip().isdecimal() or int(text) == 0:
         raise UserError(f"{name}: {text!r} is no whole number; give such as 2,4,8")
     return int(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -141,7 +142,7 @@ class AlgorithmChoice(PlanModel):
     group_ranks: int | None = Field(None, ge=1, description="processes a group for it; null: as all of reduce")
     up_to_kib: float | None = Field(None, gt=0, description="largest message that it is for, in KiB; null: any")
 
-    def holds(self, message_bytes: int) -> bool:
+    def holds(self, message_bytes: float) -> bool:
         """Whether a message of so many bytes is not too large for it."""
         return self.up_to_kib is None or message_bytes <= self.up_to_kib * 1024
 
@@ -149,13 +150,19 @@ class AlgorithmChoice(PlanModel):
 class ReducePlan(PlanModel):
     """How gradients are averaged over the processes."""
 
-    algorithm: Literal["ring", "hierarchical", "torus", "hybrid"] = Field(
+    algorithm: Literal["ring", "hierarchical", "torus", "hybrid", "auto"] = Field(
         "ring",
         description="ring: the library's flat all-reduce; hierarchical: reduce, all-reduce among masters, broadcast; "
-        "torus: reduce-scatter, all-reduce across, all-gather; hybrid: by size, one of these",
+        "torus: reduce-scatter, all-reduce across, all-gather; hybrid: by size, one of these; auto: hybrid, with "
+        "choices and bucket size measured at the run's start, in about 20 s",
     )
     choices: tuple[AlgorithmChoice, ...] = Field(
         (), description="hybrid: arrangements by rising size of the message; the last one takes any"
+    )
+    tuning: Path | None = Field(
+        None,
+        description="hybrid: file of `fourminutes comm tune`, in place of choices; its bucket size too takes the "
+        "place of bucket_mib",
     )
     group_ranks: int | None = Field(None, ge=1, description="processes a group; null groups by host")
     wire: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="number format of gradients on the wire")
@@ -203,8 +210,9 @@ class ReducePlan(PlanModel):
 
     @model_validator(mode="after")
     def _chooses(self) -> Self:
-        if (self.algorithm == "hybrid") != bool(self.choices):
-            raise ValueError("choices: hybrid needs them, and no other algorithm has them")
+        given = bool(self.choices) + (self.tuning is not None)
+        if given != (self.algorithm == "hybrid"):
+            raise ValueError("choices: hybrid needs them, or a tuning, and no other algorithm has either")
         limits = [choice.up_to_kib or math.inf for choice in self.choices]
         if limits and (limits[-1] != math.inf or any(low >= high for low, high in pairwise(limits))):
             raise ValueError("choices: up_to_kib must rise from one to the next, and be null in the last alone")

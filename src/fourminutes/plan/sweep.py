@@ -55,6 +55,12 @@ class SweepPlan(PlanModel):
             raise ValueError(f"start {self.start} is not above 0; the grid is a geometric one")
         return self
 
+    @model_validator(mode="after")
+    def _sums_alike(self) -> Self:
+        if self.run.reduce.algorithm == "auto":
+            raise ValueError("run.reduce.algorithm auto: trials would sum differently; name a tuning by reduce.tuning")
+        return self
+
 
 class LossPlan(PlanModel):
     """A loss of accuracy from one sweep to another: where there is none to speak of, there is nothing to keep."""

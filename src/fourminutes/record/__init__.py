@@ -6,20 +6,23 @@ from fourminutes.record.hits import Hits, digits_of, packed_hits, unpacked_hits
 from fourminutes.record.measure import (
     CollectiveTiming,
     CommRecord,
+    Fusion,
     Interval,
     LinkFit,
     Prediction,
     ScaleRecord,
     StageFit,
+    Tuning,
 )
 from fourminutes.record.provenance import Provenance, code, provenance, utc_now
-from fourminutes.record.run import Epoch, Placement, RunRecord, Session, StepTimes
+from fourminutes.record.run import Epoch, Placement, Reduction, RunRecord, Session, StepTimes
 from fourminutes.record.sweep import SweepRecord, Trial
 
 __all__ = [
     "CollectiveTiming",
     "CommRecord",
     "Epoch",
+    "Fusion",
     "Hits",
     "ImageNote",
     "Interval",
@@ -29,6 +32,7 @@ __all__ = [
     "Prediction",
     "Provenance",
     "Record",
+    "Reduction",
     "RunRecord",
     "ScaleRecord",
     "Session",
@@ -39,6 +43,7 @@ __all__ = [
     "StepTimes",
     "SweepRecord",
     "Trial",
+    "Tuning",
     "code",
     "digits_of",
     "packed_hits",

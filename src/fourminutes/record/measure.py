@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fourminutes.plan import CommBenchPlan, ScalePlan, Wire
+from fourminutes.plan import AlgorithmChoice, CommBenchPlan, ScalePlan, Wire
 from fourminutes.record.base import Record
 from fourminutes.record.provenance import Provenance
 from fourminutes.record.run import Placement
@@ -67,6 +67,34 @@ class CommRecord(Record):
     timings: tuple[CollectiveTiming, ...]
     fits: tuple[LinkFit, ...]
     stages: tuple[StageFit, ...] = ()
+
+
+class Fusion(Record):
+    """What one bucket size is predicted to leave exposed."""
+
+    bucket_mib: float = Field(description="size up to which gradients are fused, in MiB of fp32")
+    buckets: int
+    exposed_s: float = Field(description="communication after the backward pass")
+
+
+class Tuning(Record):
+    """Which arrangement for which size of message, and which bucket size, on the processes at hand."""
+
+    kind: Literal["tuning"] = "tuning"
+    plan: str
+    run: str = Field(description="run whose model the bucket size is for; empty for none")
+    wire: Wire
+    placement: Placement
+    provenance: Provenance
+    took_s: float
+    timings: tuple[CollectiveTiming, ...]
+    stages: tuple[StageFit, ...]
+    choices: tuple[AlgorithmChoice, ...] = Field(min_length=1)
+    ready_s: tuple[float, ...] = Field(
+        description="when each gradient is ready, from the begin of the backward pass, in the model's order"
+    )
+    fusions: tuple[Fusion, ...]
+    bucket_mib: float | None = Field(description="the bucket size chosen; null without a model")
 
 
 class Prediction(Record):

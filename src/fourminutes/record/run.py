@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fourminutes.plan import RunPlan
+from fourminutes.plan import ReducePlan, RunPlan
 from fourminutes.record.base import Record
 from fourminutes.record.provenance import Provenance
 
@@ -75,6 +75,13 @@ class Session(Record):
     ended: Literal["finished", "interrupted", "running"] = Field(description="running: ended without a word")
 
 
+class Reduction(Record):
+    """How gradients were averaged in the end."""
+
+    settings: ReducePlan = Field(description="with what a tuning chose in its place")
+    buckets: tuple[int, ...] = Field(description="elements of every bucket, in the order of their reduction")
+
+
 class RunRecord(Record):
     """A finished run: all that is needed to repeat it, and what came out."""
 
@@ -93,6 +100,7 @@ class RunRecord(Record):
     epochs: tuple[Epoch, ...]
     sessions: tuple[Session, ...]
     parameter_checksum: str = Field(description="SHA-256 over the final weights, in the order of the state dict")
+    reduction: Reduction | None = Field(None, description="null for one process")
 
     @property
     def final(self) -> Epoch:

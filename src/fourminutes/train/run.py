@@ -17,7 +17,7 @@ from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.data.loader import LoaderState, LoaderStateMismatch
 from fourminutes.errors import RunFailed, UserError
 from fourminutes.plan import DataPlan, Plan, RunPlan, run_of
-from fourminutes.record import Manifest, Placement, RunRecord, code, provenance, read_record, write_record
+from fourminutes.record import Manifest, Placement, Reduction, RunRecord, code, provenance, read_record, write_record
 from fourminutes.train.agreement import require_agreement
 from fourminutes.train.checkpoint import BEST, FINAL, Saved, drop_all, load_newest, save_weights
 from fourminutes.train.course import Course, begin, resume
@@ -180,6 +180,12 @@ def identity(settings: RunPlan, manifest: Manifest) -> dict[str, str]:
     }
 
 
+def reduction_of(parts: Parts) -> Reduction | None:
+    """How gradients were in fact averaged, as recorded; None for one process."""
+    state = parts.reduce_state
+    return None if state is None else Reduction(settings=state.settings, buckets=tuple(state.layout))
+
+
 def placed(settings: RunPlan, place: Place, device: torch.device) -> Placement:
     """Where a training ran and how it computed, as recorded."""
     return placement(place.launch, place.topology).model_copy(
@@ -226,7 +232,7 @@ def _train_and_tell(
 def _parts(job: Job, place: Place, saved: Saved | None) -> Parts:
     source = Input(job.settings, job.manifest, job.data.folder, place.launch, device_of(place.launch))
     try:
-        return set_up(source, place.topology, place.ranks, _position(saved))
+        return set_up(source, place.topology, place.ranks, _position(saved), job.checkpoints / "tuning.json")
     except LoaderStateMismatch as error:
         raise UserError(f"{job.checkpoints}: {error}; remove that folder to start the run anew") from error
 
@@ -290,6 +296,7 @@ def _finish(job: Job, parts: Parts, course: Course, place: Place) -> RunRecord:
         epochs=tuple(course.epochs),
         sessions=course.sessions("finished"),
         parameter_checksum=parameter_checksum(parts.model),
+        reduction=reduction_of(parts),
     )
     save_weights(job.checkpoints / FINAL, parts.model.state_dict())
     if job.settings.checkpoint.keep_best and course.last_is_best:

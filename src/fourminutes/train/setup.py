@@ -32,6 +32,7 @@ from fourminutes.train.batchnorm import share_statistics
 from fourminutes.train.loss_scale import LossScale
 from fourminutes.train.precision import in_precision
 from fourminutes.train.ranks import Ranks
+from fourminutes.train.tuning import black_pictures, settled_reduce
 
 _RECALIBRATION_STREAM = 1  # tells the seed of the pictures for recalibration from that of training
 
@@ -171,8 +172,18 @@ class Parts:
         return nullcontext()
 
 
-def set_up(source: Input, topology: Topology, ranks: Ranks, position: Position) -> Parts:
-    """Put the parts together; the loader goes on from `position`."""
+def set_up(
+    source: Input, topology: Topology, ranks: Ranks, position: Position, kept_tuning: Path | None = None
+) -> Parts:
+    """Put the parts together; the loader goes on from `position`.
+
+    Args:
+        source: settings and pictures.
+        topology: the processes and their groups.
+        ranks: the processes.
+        position: where the input begins.
+        kept_tuning: see `settled_reduce`.
+    """
     settings, device, launch = source.settings, source.device, source.launch
     seed_everything(settings.seed, launch.rank, position.epoch)
     settle_arithmetic()
@@ -180,7 +191,8 @@ def set_up(source: Input, topology: Topology, ranks: Ranks, position: Position) 
     model = share_statistics(model, settings.batch.bn_span, launch.rank, launch.world_size)
     network = in_precision(model, settings.precision, device)
     require_agreement(ranks, topology.hosts, {"network": network_in_words(model)})
-    parallel, reduce_state = distributed(network, settings, topology)
+    reduce = settled_reduce(settings, network, launch, topology, ranks, kept_tuning)
+    parallel, reduce_state = distributed(network, settings.model_copy(update={"reduce": reduce}), topology)
     return Parts(
         settings=settings,
         ranks=ranks,
@@ -232,11 +244,10 @@ def settle_buckets(parts: Parts) -> None:
 
 
 def _lay_out_buckets(parts: Parts) -> None:
-    side, images = parts.settings.model.image_px, parts.settings.batch.per_device
-    zeros = torch.zeros(images, 3, side, side, device=parts.device).contiguous(memory_format=torch.channels_last)
+    pictures = black_pictures(parts.settings, parts.device)
     parts.parallel.eval()
     for _ in range(2):
-        parts.parallel(zeros).sum().backward()
+        parts.parallel(pictures).sum().backward()
         parts.optimizer.zero_grad(set_to_none=True)
     parts.parallel.train()
 

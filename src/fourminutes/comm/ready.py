@@ -1,0 +1,58 @@
+"""When a model's gradients are ready, from the begin of the backward pass."""
+
+from __future__ import annotations
+
+import statistics
+from functools import partial
+
+import torch
+from torch import Tensor, distributed, nn
+
+from fourminutes.comm.trace import Tracer
+from fourminutes.comm.tuner import Readiness
+
+_PASSES = 3  # timed ones, after one that warms up
+
+
+def readiness_of(network: nn.Module, images: Tensor) -> Readiness:
+    """Time the gradients of `network` on `images`; of the processes, all of which call this, the slowest one counts.
+
+    In evaluation mode, so that neither batch norm's statistics nor the random state move; gradients are left None.
+
+    Args:
+        network: any model with one output.
+        images: a batch of its input.
+    """
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    was_training = network.training
+    network.eval()
+    passes = [_one_pass(network, weights, images) for _ in range(1 + _PASSES)][1:]
+    network.train(was_training)
+    medians = torch.tensor([statistics.median(times) for times in zip(*passes, strict=True)], dtype=torch.float64)
+    if distributed.is_initialized():
+        medians = medians.to(images.device)
+        distributed.all_reduce(medians, op=distributed.ReduceOp.MAX)
+    return Readiness(tuple(4 * weight.numel() for weight in weights), tuple(medians.tolist()))
+
+
+def _one_pass(network: nn.Module, weights: list[nn.Parameter], images: Tensor) -> list[float]:
+    """Seconds from the begin of one backward pass to each gradient."""
+    loss = network(images).float().sum()
+    tracer = Tracer(images.device)
+    for number in range(len(weights)):
+        tracer.mark(number, "computing")  # all from the same moment on, but for some microseconds
+    hooks = [
+        weight.register_post_accumulate_grad_hook(partial(_mark, tracer, number))  # type: ignore[no-untyped-call]
+        for number, weight in enumerate(weights)
+    ]
+    loss.backward()
+    for hook in hooks:
+        hook.remove()
+    network.zero_grad(set_to_none=True)
+    spans = {span.bucket: span.end_s - span.start_s for span in tracer.spans()}
+    # A parameter that takes no part has its gradient, zero, when all the others have theirs.
+    return [spans.get(number, max(spans.values())) for number in range(len(weights))]
+
+
+def _mark(tracer: Tracer, number: int, _weight: Tensor) -> None:
+    tracer.mark(number, "")

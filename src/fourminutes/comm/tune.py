@@ -1,0 +1,212 @@
+"""Measuring, within a given time, what the tuner chooses from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from tabulate import tabulate
+from torch import distributed
+
+from fourminutes.comm.bench import stage_table
+from fourminutes.comm.calls import Calls
+from fourminutes.comm.collectives import ALGORITHMS
+from fourminutes.comm.fit import fit_stages
+from fourminutes.comm.launch import Launch, device_of, process_group, resolve_launch
+from fourminutes.comm.timing import Arrangement, arrangements, time_calls
+from fourminutes.comm.topology import Topology, discover, placement
+from fourminutes.comm.tuner import Curve, Readiness, Way, best_fusion, choose, curves_of, fusions
+from fourminutes.errors import UserError
+from fourminutes.plan import WIRE_BYTES, Wire
+from fourminutes.record import Tuning, provenance
+
+_SMALLEST_BYTES, _FACTOR = 1024, 4
+#: Largest message where no model says how large they can be.
+LARGEST_BYTES = 64 * 2**20
+_LEAST_REPEATS, _MOST_REPEATS = 3, 25
+# Times are said to grow with size from this many times the smallest message's on, and one to be behind from so many
+# times the best one's.
+_GROWN, _BEHIND = 3.0, 1.5
+
+
+def tune(
+    launch: Launch,
+    topologies: Sequence[Topology],
+    *,
+    wire: Wire,
+    budget_s: float,
+    readiness: Readiness | None = None,
+    about: tuple[str, str] = ("", ""),
+) -> Tuning:
+    """Measure all arrangements for about `budget_s` seconds, and choose. Called by all ranks; all get the same choices.
+
+    Args:
+        launch: this process's place.
+        topologies: the processes in the groups to choose from.
+        wire: number format on the wire.
+        budget_s: how long to measure, in seconds; the last size may end a little later.
+        readiness: when the gradients of a model are ready; None chooses no bucket size.
+        about: names of the plan and of the run that the model is of.
+    """
+    started_s = time.perf_counter()
+    largest = LARGEST_BYTES if readiness is None else sum(readiness.tensor_bytes) * WIRE_BYTES[wire] // 4
+    calls = _measure(arrangements(tuple(ALGORITHMS), topologies, [wire]), device_of(launch), largest, budget_s)
+    timings = tuple(one.timing(launch.world_size) for one in calls)
+    curves = curves_of(timings)
+    choices = choose(curves)
+    candidates = () if readiness is None else fusions(readiness, curves, choices, wire)
+    return Tuning(
+        plan=about[0],
+        run=about[1],
+        wire=wire,
+        placement=placement(launch, topologies[0]),
+        provenance=provenance(),
+        took_s=time.perf_counter() - started_s,
+        timings=timings,
+        stages=fit_stages(calls),
+        choices=choices,
+        ready_s=() if readiness is None else readiness.ready_s,
+        fusions=candidates,
+        bucket_mib=best_fusion(candidates).bucket_mib if candidates else None,
+    )
+
+
+def tune_here(wire: Wire, *, groups: Sequence[int], budget_s: float) -> Tuning | None:
+    """Tune over the processes at hand, for no model in particular; rank 0 gets what came of it, the others None.
+
+    Raises:
+        UserError: one process alone was started.
+    """
+    launch = require_several(resolve_launch())
+    with process_group(launch):
+        topology = discover(launch)
+        topologies = [topology.regrouped(size) for size in groups or group_sizes(topology)]
+        tuning = tune(launch, topologies, wire=wire, budget_s=budget_s)
+    return tuning if launch.is_first else None
+
+
+def require_several(launch: Launch) -> Launch:
+    """`launch`, if it has several processes.
+
+    Raises:
+        UserError: it has one.
+    """
+    if launch.world_size == 1:
+        raise UserError(
+            "comm tune: one process has nobody to sum with; start several by "
+            "`fourminutes launch --processes 4 -- fourminutes comm tune ...`, by torchrun or by srun"
+        )
+    return launch
+
+
+def group_sizes(topology: Topology) -> list[int]:
+    """Sizes of groups worth trying over these ranks: those of the hosts where several share one, and powers of two."""
+    hosts = [topology.hosts.count(host) for host in dict.fromkeys(topology.hosts)]
+    by_host = [max(hosts)] if max(hosts) > 1 and len(hosts) > 1 else []
+    powers = [2**power for power in range(1, 12) if 2**power <= topology.world_size // 2]
+    return list(dict.fromkeys([*by_host, *powers]))[:3] or [topology.world_size]
+
+
+def tuning_table(tuning: Tuning) -> str:
+    """What was chosen, from which times, as text tables."""
+    curves = curves_of(tuning.timings)
+    sizes = sorted({timing.message_bytes for timing in tuning.timings})
+    measured = [
+        (
+            f"{size / 1024:g}",
+            *(f"{curve.at(size) * 1e3:.3f}" if size in curve.sizes_bytes else "" for curve in curves.values()),
+        )
+        for size in sizes
+    ]
+    headers = ["KiB", *map(_name, curves)]
+    chosen = [
+        (_up_to(choice.up_to_kib), _name((choice.algorithm, choice.group_ranks or 0))) for choice in tuning.choices
+    ]
+    parts = [
+        tabulate(measured, headers=headers, disable_numparse=True, colalign=("right",) * len(headers)),
+        stage_table(tuning.stages),
+        tabulate(chosen, headers=["up to KiB", "choice"], disable_numparse=True),
+    ]
+    if tuning.fusions:
+        rows = [
+            (
+                f"{one.bucket_mib:g}",
+                one.buckets,
+                f"{one.exposed_s * 1e3:.1f}",
+                "*" * (one.bucket_mib == tuning.bucket_mib),
+            )
+            for one in tuning.fusions
+        ]
+        parts.append(
+            tabulate(rows, headers=["bucket MiB", "buckets", "exposed ms, predicted", "chosen"], disable_numparse=True)
+        )
+    return "\n\n".join(parts)
+
+
+def _measure(items: Sequence[Arrangement], device: torch.device, largest_bytes: int, budget_s: float) -> list[Calls]:
+    """Rising sizes with as many calls as the time left has room for; what can win no more is left out from there on."""
+    end_s = time.perf_counter() + budget_s
+    sizes = _sizes(largest_bytes)
+    calls: list[Calls] = []
+    for number, size in enumerate(sizes):
+        contenders = _contenders(items, calls)
+        if _agreed(end_s - time.perf_counter()) < (1 + _LEAST_REPEATS) * _round_s(contenders, calls, size):
+            break
+        warm_up = time_calls(contenders, size, device, repeats=1)
+        share_s = _agreed(end_s - time.perf_counter()) / (len(sizes) - number)
+        repeats = int(share_s / sum(one.seconds[0] for one in warm_up))
+        repeats = min(max(repeats, _LEAST_REPEATS), _MOST_REPEATS)
+        calls += time_calls(contenders, size, device, repeats=repeats)
+    return calls
+
+
+def _sizes(largest_bytes: int) -> list[int]:
+    sizes = [_SMALLEST_BYTES]
+    while sizes[-1] < largest_bytes:
+        sizes.append(_FACTOR * sizes[-1])
+    return sizes
+
+
+def _contenders(items: Sequence[Arrangement], calls: Sequence[Calls]) -> list[Arrangement]:
+    """The arrangements that may still be the fastest beyond the sizes measured so far.
+
+    Where times have begun to grow with size, one that is behind by a half, and grows no slower, has lost.
+    """
+    curves = _curves(calls)
+    if not calls or min(curve.growth for curve in curves.values()) < _GROWN:
+        return list(items)
+    size = calls[-1].message_bytes
+    best = min(curves.values(), key=lambda curve: curve.at(size))
+    lost = {
+        way
+        for way, curve in curves.items()
+        if curve.at(size) > _BEHIND * best.at(size) and curve.last_slope >= best.last_slope
+    }
+    return [item for item in items if (item.algorithm, item.group_ranks) not in lost]
+
+
+def _round_s(contenders: Sequence[Arrangement], calls: Sequence[Calls], size: int) -> float:
+    """About how long one call of each takes at `size`; nothing is known before the first."""
+    curves = _curves(calls)
+    return sum(curves[item.algorithm, item.group_ranks].at(size) for item in contenders) if calls else 0.0
+
+
+def _curves(calls: Sequence[Calls]) -> dict[Way, Curve]:
+    return curves_of([one.timing(processes=2) for one in calls])
+
+
+def _agreed(left_s: float) -> float:
+    """Rank 0's time left, so that all ranks decide alike."""
+    values = [left_s]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def _name(way: Way) -> str:
+    algorithm, group_ranks = way
+    return algorithm if algorithm == "ring" else f"{algorithm} of {group_ranks}"
+
+
+def _up_to(up_to_kib: float | None) -> str:
+    return "any" if up_to_kib is None else f"{up_to_kib:g}"
