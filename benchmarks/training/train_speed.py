@@ -19,20 +19,23 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from dali import fill_in_for_dali
+from idle import profiled
+from loops import CLASSES, Bench, Case, Loop, Ours, Shards, autocast_dtype
+from measure import Protocol, Rates, as_record, interleaved, named, repeated, table
+from shards import drawn, from_source
 
-NO_DALI = fill_in_for_dali()
-# isort: split
-from idle import profiled  # noqa: E402
-from loops import CLASSES, Bench, Case, Loop, Ours, Shards, autocast_dtype  # noqa: E402
-from measure import Protocol, Rates, as_record, interleaved, named, repeated, table  # noqa: E402
-from shards import drawn, from_source  # noqa: E402
+from fourminutes.comm.launch import ALONE, device_of
+from fourminutes.errors import UserError
+from fourminutes.files import write_text
+from fourminutes.plan import LoaderPlan, ModelPlan
+from fourminutes.record import provenance
 
-from fourminutes.comm.launch import ALONE, device_of  # noqa: E402
-from fourminutes.errors import UserError  # noqa: E402
-from fourminutes.files import write_text  # noqa: E402
-from fourminutes.plan import LoaderPlan, ModelPlan  # noqa: E402
-from fourminutes.record import provenance  # noqa: E402
+try:
+    import nvidia.dali as _  # noqa: F401
+except ImportError as error:
+    NO_DALI = str(error)
+else:
+    NO_DALI = ""
 
 PROFILED_STEPS = 5
 FORMS = {"off": [False], "on": [True], "both": [False, True]}
@@ -103,8 +106,8 @@ def shards_of(asked: argparse.Namespace, scratch: Path) -> Shards | None:
 
 def cases_of(asked: argparse.Namespace, inputs: Sequence[str]) -> list[Case]:
     """All that is measured: ours in every form, and a plain loop, compiled and not, for each number format."""
-    ours = product(asked.batches, FORMS[asked.compile], FORMS[asked.cuda_graph], asked.precision, inputs)
-    cases = [Case("ours", where, form, compiled, graph, batch) for batch, compiled, graph, form, where in ours]
+    ours = product(inputs, asked.precision, FORMS[asked.compile], FORMS[asked.cuda_graph], asked.batches)
+    cases = [Case("ours", *each) for each in ours]
     plain = {autocast_dtype(form): form for form in asked.precision}.values()
     for batch, compiled in product(asked.batches, sorted({False, *FORMS[asked.compile]})):
         cases += [Case("plain", "held", form, compiled, cuda_graph=False, batch=batch) for form in plain]

@@ -100,6 +100,16 @@ def test_a_recorded_run_is_that_of_steps_launched_one_by_one(bench, optimizer, p
     assert_same(ours, theirs, exactly=optimizer == LARS)
 
 
+def test_with_one_micro_batch_no_gradient_is_added_to_another(bench):
+    """Each is where autograd left it at the recording, and is right at every repetition."""
+    runs = []
+    for form in (eager, captured):
+        parts = parts_of(bench, batch={"global_batch": 16, "per_device": 16})
+        walked(parts, begin(parts), form(parts), 4, bad=2)
+        runs.append(parts)
+    assert_same(*runs, exactly=True)
+
+
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_bn"])
 @pytest.mark.parametrize("precision", ["fp32", "half"])
 def test_dropout_and_a_network_without_batch_norm(bench, name, precision):

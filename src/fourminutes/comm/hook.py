@@ -91,11 +91,7 @@ class HybridState:
         for stage in self._summations[number % len(self._summations)](wire):
             self._mark(number, str(stage))
         self._mark(number, "divide")
-        after = self.topology.world_size / before
-        if wire.element_size() > buffer.element_size():
-            buffer.copy_(wire.div_(after))
-        else:
-            (buffer if wire is buffer else buffer.copy_(wire)).div_(after)
+        _divide(wire, self.topology.world_size / before, buffer)
         self._mark(number, "")
         return buffer
 
@@ -141,3 +137,16 @@ def hybrid_hook(
     """Average DDP's `bucket` over all ranks as `state` says; for `DistributedDataParallel.register_comm_hook`."""
     state.note(bucket.index(), bucket.buffer().numel())
     return state.submit(bucket.index(), bucket.buffer(), is_last=bucket.is_last())
+
+
+def _divide(wire: Tensor, by: float, buffer: Tensor) -> None:
+    """Let `buffer` be `wire`, which may be itself, divided by a number in the wider of the two types."""
+    if wire is buffer:
+        buffer.div_(by)
+    elif wire.element_size() > buffer.element_size():
+        buffer.copy_(wire.div_(by))
+    elif buffer.is_cuda:
+        # One pass over the memory. A divisor of one dimension has a say in the type of the division; a number has none.
+        torch.div(wire, torch.full((1,), by, dtype=buffer.dtype, device=buffer.device), out=buffer)
+    else:
+        buffer.copy_(wire).div_(by)  # on a CPU faster than to let it mix types

@@ -134,7 +134,11 @@ class _ReducingThread:
 
 
 class StreamLane:
-    """One stream beside the computing one: collectives on a GPU are queued there, in order."""
+    """One stream beside the computing one: collectives on a GPU are queued there, in order.
+
+    What is submitted while a CUDA graph is recorded becomes part of that graph, and its exposed time is not measured:
+    the events of a recording have no times.
+    """
 
     def __init__(self, average: Average) -> None:
         self._average = average
@@ -148,7 +152,7 @@ class StreamLane:
         self._stream.wait_event(submitted)
         with torch.cuda.stream(self._stream):
             self._average(number, buffer)
-            if is_last:
+            if is_last and not torch.cuda.is_current_stream_capturing():
                 self._exposed.append((submitted, _timed_event(self._stream)))
             # The future remembers this stream's state; whoever waits for it waits for the average.
             future.set_result(buffer)

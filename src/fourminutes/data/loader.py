@@ -14,6 +14,8 @@ What is guaranteed, over the ranks of one world size that use the same manifest,
   crops and flips are not those of an epoch that was trained on before.
 
 No bit-identity is promised between the CPU and the GPU, whose decoders and filters round differently.
+
+DALI is imported when a loader is made: whoever trains on other input, as the benchmarks do, needs none.
 """
 
 from __future__ import annotations
@@ -27,13 +29,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import nvidia.dali
 import torch
-from nvidia.dali.plugin.base_iterator import LastBatchPolicy
-from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from fourminutes.data.chunks import ShardFiles, chunk_size, find_shards, write_chunks
-from fourminutes.data.pipeline import READER, Reading, image_pipeline
 from fourminutes.errors import UserError
 from fourminutes.plan import LoaderPlan
 from fourminutes.record import Manifest
@@ -109,6 +107,11 @@ class Loader:
 
     def __init__(self, pipeline: Any, *, folder: Path, samples: int, identity: Identity) -> None:
         """Start on a built `pipeline`, whose checkpoint may be restored; reading begins with the first batch."""
+        from nvidia.dali.plugin.base_iterator import LastBatchPolicy
+        from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+        from fourminutes.data.pipeline import READER
+
         self._folder = folder
         self._identity = identity
         self._batches = DALIGenericIterator(
@@ -181,6 +184,8 @@ def training_loader(  # noqa: PLR0913
         UserError: a shard or its index is missing or is not the manifest's, or there are more processes than samples.
         LoaderStateMismatch: `state` was saved under other circumstances.
     """
+    from fourminutes.data.pipeline import Reading, image_pipeline
+
     shards = find_shards(folder, manifest, "train", world_size)
     chunk_images = chunk_size(settings.chunk_images, shards)
     identity = {
@@ -228,6 +233,8 @@ def validation_loader(
     within half a grey level on average. Arguments and errors are those of `training_loader`. A rank may get one
     batch less than another.
     """
+    from fourminutes.data.pipeline import Reading, image_pipeline
+
     shards = find_shards(folder, manifest, "val", world_size)
     pipeline = image_pipeline(
         Reading([(shard.tar, shard.index) for shard in shards], rank, world_size),
@@ -246,6 +253,8 @@ def _identity(
     shards: list[ShardFiles], *, image_px: int, batch: int, rank: int, world_size: int, device_id: int | None
 ) -> dict[str, str | int | float | bool]:
     """What decides a rank's samples in both splits, named as a user would."""
+    import nvidia.dali
+
     names = json.dumps([(shard.entry.name, shard.entry.samples, shard.entry.sha256) for shard in shards])
     return {
         "shards": hashlib.sha256(names.encode()).hexdigest(),

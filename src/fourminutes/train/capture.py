@@ -7,7 +7,6 @@ needs to launch them one by one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -37,11 +36,13 @@ class Recorder(Protocol):
 class CudaGraphs:
     """Records work as CUDA graphs, on one stream, which also warms it up: autograd remembers streams.
 
-    All graphs of a process share one pool of memory, since nothing in it has to last from step to step.
+    The graphs of one recorder share a pool of memory, since nothing in it has to last from step to step. Another
+    recorder has its own: torch refuses to record into a pool whose graphs are gone while a gradient still lies in it.
     """
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._pool: Any = torch.cuda.graph_pool_handle()
 
     def warm_up(self, work: Work) -> None:
         """Do `work` beside the usual stream, which cannot be recorded."""
@@ -54,14 +55,9 @@ class CudaGraphs:
         """Record the kernels of `work`, without running them."""
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as the loader's, may allocate meanwhile.
-        with torch.cuda.graph(graph, pool=_pool(), stream=self._stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             work()
         return graph.replay
-
-
-@cache
-def _pool() -> Any:
-    return torch.cuda.graph_pool_handle()
 
 
 class CapturedStep:
@@ -80,7 +76,7 @@ class CapturedStep:
         self._parts = parts
         self._batch = _blank_batch(parts)
         self._loss, self._overflow = (torch.zeros(1, device=parts.device) for _ in range(2))
-        self._gradients = _fixed_gradients(parts)
+        self._sums = _fixed_gradients(parts) if parts.settings.micro_batches > 1 else []
         self._statistics = parts.running_statistics
         self._before = [buffer.clone() for buffer in self._statistics]
         _fix_optimizer(parts)
@@ -92,7 +88,7 @@ class CapturedStep:
     def __call__(self, course: Course, batches: Iterator[Batch]) -> Outcome:
         """Take one step."""
         copy_all_(self._before, self._statistics)
-        torch._foreach_zero_([self._loss, *self._gradients])
+        torch._foreach_zero_([self._loss, *self._sums])
         course.clock.lap("other")
         for _ in range(self._parts.settings.micro_batches):
             batch = next(batches)
@@ -118,10 +114,13 @@ class CapturedStep:
         self._loss.add_(self._batch_loss.detach())
 
     def _run_backward(self) -> None:
+        if not self._sums:  # then the gradients are autograd's own, which a repetition writes anew where they are
+            self._parts.optimizer.zero_grad(set_to_none=True)
         self._parts.loss_scale.scaled(self._batch_loss).backward()  # type: ignore[no-untyped-call]
 
     def _run_check(self) -> None:
-        self._overflow.copy_(self._parts.loss_scale.overflow_of_unscaled_(self._gradients))
+        gradients = [weight.grad for weight in self._parts.weights if weight.grad is not None]
+        self._overflow.copy_(self._parts.loss_scale.overflow_of_unscaled_(gradients))
 
     def _run_update(self) -> None:
         self._parts.optimizer.step()
@@ -135,7 +134,7 @@ def _blank_batch(parts: Parts) -> Batch:
 
 
 def _fixed_gradients(parts: Parts) -> list[Tensor]:
-    """The gradients of all weights, zero, which backward passes add to where they are."""
+    """The gradients of all weights, zero, to which the micro-batches' backward passes add where they are."""
     for weight in parts.weights:
         weight.grad = torch.zeros_like(weight)
     return [weight.grad for weight in parts.weights if weight.grad is not None]

@@ -55,7 +55,7 @@ def in_precision(model: nn.Module, precision: Precision, device: torch.device) -
         case "half-lars":
             _to_half(model)
     if _has_half_arithmetic(device):
-        return _Half(model, torch.Tensor.half)
+        return _Half(model, _halved)
     _round_outputs(model)
     return _Half(model, _round)
 
@@ -114,6 +114,11 @@ class _Half(nn.Module):
             name: parameter.float() if name in self._norms else self._store(parameter)
             for name, parameter in self.model.named_parameters()
         }
+
+
+def _halved(x: Tensor) -> Tensor:
+    """`x` in fp16; torch 2.11 cannot compile a call of `torch.Tensor.half` itself, and leaves every cast alone."""
+    return x.half()
 
 
 def _there_and_back(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -126,12 +127,12 @@ class Parts:
     training: Loader
     validation: Loader
 
-    @property
+    @cached_property
     def weights(self) -> list[nn.Parameter]:
         """The parameters that are trained, in the model's order."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    @property
+    @cached_property
     def running_statistics(self) -> list[Tensor]:
         """Batch norm's running means and variances, which a forward pass changes."""
         return [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]

@@ -37,7 +37,8 @@ Stepper = Callable[[Course, Iterator[Batch]], Outcome]
 def eager_step(parts: Parts, course: Course, batches: Iterator[Batch]) -> Outcome:
     """A step whose kernels the host launches one by one; with `parts`, a `Stepper`."""
     statistics = parts.running_statistics
-    before = [buffer.clone() for buffer in statistics]
+    before = [torch.empty_like(buffer) for buffer in statistics]
+    copy_all_(before, statistics)
     loss = accumulate_gradients(parts, course, batches)
     flushed = flushed_at_epochs_end(parts, course)
     finite = parts.loss_scale.unscale_([weight.grad for weight in parts.weights if weight.grad is not None])
