@@ -24,8 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fourminutes.comm.flat import FlatParallel
 from fourminutes.comm.fusion import fuse
-from fourminutes.comm.hook import WIRE_DTYPES, HybridState, hybrid_hook
+from fourminutes.comm.hook import HybridState, hybrid_hook
 from fourminutes.comm.topology import Topology
+from fourminutes.comm.wire import WIRE_DTYPES
 from fourminutes.files import write_text
 from fourminutes.models import build_model
 from fourminutes.plan import ModelPlan, ReducePlan

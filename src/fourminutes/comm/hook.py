@@ -22,9 +22,8 @@ from fourminutes.comm.collectives import summation
 from fourminutes.comm.lanes import Lane, StreamLane, TensorFuture, ThreadLanes
 from fourminutes.comm.topology import Topology
 from fourminutes.comm.trace import QUEUED, Tracer
+from fourminutes.comm.wire import WIRE_DTYPES, put_on_wire, take_off_wire
 from fourminutes.plan import ReducePlan
-
-WIRE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def predivisor(world_size: int) -> int:
@@ -63,6 +62,7 @@ class HybridState:
         self._summations = [summation(settings, own) for own in (topology, *twins)]
         self._lane: Lane | None = None
         self._sizes: dict[int, int] = {}
+        self._wires: dict[int, Tensor] = {}
         self._tracer: Tracer | None = None
 
     @property
@@ -85,15 +85,21 @@ class HybridState:
         wire_dtype = WIRE_DTYPES[self.settings.wire]
         self._mark(number, "cast to the wire")
         before = 1 if wire_dtype == torch.float32 else predivisor(self.topology.world_size)
-        wire = buffer if buffer.dtype == wire_dtype else torch.empty_like(buffer, dtype=wire_dtype)
-        if wire is not buffer or before != 1:
-            torch.mul(buffer, 1 / before, out=wire)  # one pass: scaled in the wider type, then rounded to the wire's
+        wire = buffer if buffer.dtype == wire_dtype else self._wire_of(number, buffer, wire_dtype)
+        put_on_wire(buffer, wire, 1 / before)
         for stage in self._summations[number % len(self._summations)](wire):
             self._mark(number, str(stage))
         self._mark(number, "divide")
-        _divide(wire, self.topology.world_size / before, buffer)
+        take_off_wire(wire, buffer, self.topology.world_size / before)
         self._mark(number, "")
         return buffer
+
+    def _wire_of(self, number: int, buffer: Tensor, dtype: torch.dtype) -> Tensor:
+        """Where bucket `number` lies as it goes over the wire; kept, since new memory costs as much as the cast."""
+        kept = self._wires.get(number)
+        if kept is None or (kept.shape, kept.dtype, kept.device) != (buffer.shape, dtype, buffer.device):
+            kept = self._wires[number] = torch.empty_like(buffer, dtype=dtype)
+        return kept
 
     def submit(self, number: int, buffer: Tensor, *, is_last: bool) -> TensorFuture:
         """Queue bucket `number`; the future delivers it averaged. `is_last` marks the last one of a backward pass."""
@@ -137,16 +143,3 @@ def hybrid_hook(
     """Average DDP's `bucket` over all ranks as `state` says; for `DistributedDataParallel.register_comm_hook`."""
     state.note(bucket.index(), bucket.buffer().numel())
     return state.submit(bucket.index(), bucket.buffer(), is_last=bucket.is_last())
-
-
-def _divide(wire: Tensor, by: float, buffer: Tensor) -> None:
-    """Let `buffer` be `wire`, which may be itself, divided by a number in the wider of the two types."""
-    if wire is buffer:
-        buffer.div_(by)
-    elif wire.element_size() > buffer.element_size():
-        buffer.copy_(wire.div_(by))
-    elif buffer.is_cuda:
-        # One pass over the memory. A divisor of one dimension has a say in the type of the division; a number has none.
-        torch.div(wire, torch.full((1,), by, dtype=buffer.dtype, device=buffer.device), out=buffer)
-    else:
-        buffer.copy_(wire).div_(by)  # on a CPU faster than to let it mix types

@@ -12,9 +12,9 @@ from torch import Tensor, distributed
 
 from fourminutes.comm.calls import Calls, StageCalls
 from fourminutes.comm.collectives import ALGORITHMS, Stage
-from fourminutes.comm.hook import WIRE_DTYPES
 from fourminutes.comm.topology import Topology
 from fourminutes.comm.trace import Tracer
+from fourminutes.comm.wire import WIRE_DTYPES
 from fourminutes.plan import Wire
 
 

@@ -1,0 +1,172 @@
+"""What one rank of the benchmark does; rank 0 prints what was measured as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from gradients import Pass, ddp_pass, flat_pass, hook_pass, sizes_of, tensor_pass
+from torch import Tensor, distributed
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+from fourminutes.comm.collectives import ALGORITHMS, Summation, hybrid
+from fourminutes.comm.launch import Launch, process_group, resolve_launch
+from fourminutes.comm.topology import Topology, discover
+from fourminutes.comm.tune import tune
+from fourminutes.comm.tuner import Readiness, best_fusion, curves_of, fusions, predicted_s, tuned
+from fourminutes.plan import ReducePlan
+from fourminutes.record import Tuning
+
+NETWORKS = ("resnet50", "alexnet_bn")
+#: None but the first is one that the tuner measures.
+SIZES_KIB = (1, 2, 8, 32, 128, 512, 2 * 1024, 8 * 1024, 32 * 1024)
+_LARGE_KIB = 4 * 1024
+
+Times = dict[str, list[float]]
+
+
+def measure(launch: Launch, groups: Sequence[int], rounds: int, set_rounds: int) -> dict[str, Any]:
+    """Tune, then time messages of every size and both networks' gradient sets, all ways in turns."""
+    topology = discover(launch)
+    grouped = {size: topology.regrouped(size) for size in groups}
+    tuning = tune(launch, list(grouped.values()), wire="fp32", budget_s=15)
+    tuning = _from_first(tuning)
+    ways = _ways(topology, grouped, tuning)
+    messages = {size: _message_times(ways, size, rounds) for size in SIZES_KIB}
+    sets = {name: _set_times(name, topology, grouped, tuning, set_rounds) for name in NETWORKS}
+    return {
+        "tuning": tuning.model_dump(mode="json"),
+        "messages": messages,
+        "predicted_s": {size: _predictions(tuning, size * 1024) for size in SIZES_KIB},
+        "sets": sets,
+    }
+
+
+def measure_loopback(launch: Launch, rounds: int) -> dict[str, Any]:
+    """ResNet-50's gradient set through our hook and through DDP as it comes, with the same number format."""
+    topology = discover(launch)
+    tuning = _from_first(tune(launch, [topology.regrouped(2)], wire="fp32", budget_s=15))
+    sizes = sizes_of("resnet50")
+    tuned_settings = _settings_for(sizes, tuning)
+    passes = {
+        "ddp": ddp_pass(sizes),
+        "hook": hook_pass(sizes, topology, ReducePlan()),
+        "hook, tuned": hook_pass(sizes, topology, tuned_settings),
+        "buffers": flat_pass(sizes, topology, ReducePlan()),
+        "ddp, fp16": ddp_pass(sizes, hook=default_hooks.fp16_compress_hook),
+        "hook, fp16": hook_pass(sizes, topology, ReducePlan(wire="fp16")),
+    }
+    return {"tuning": tuning.model_dump(mode="json"), "sets": {"resnet50": _in_turns(passes, rounds)}}
+
+
+def _ways(topology: Topology, grouped: Mapping[int, Topology], tuning: Tuning) -> dict[str, Summation]:
+    """Every single algorithm over every grouping, and the hybrid."""
+    ways: dict[str, Summation] = {"ring": lambda tensor: ALGORITHMS["ring"](tensor, topology)}
+    for (size, own), name in itertools.product(grouped.items(), ("hierarchical", "torus")):
+        ways[f"{name} of {size}"] = lambda tensor, name=name, own=own: ALGORITHMS[name](tensor, own)  # type: ignore[misc]
+    return ways | {"hybrid": hybrid(tuning.choices, topology)}
+
+
+def _message_times(ways: Mapping[str, Summation], size_kib: int, rounds: int) -> Times:
+    tensor = torch.zeros(size_kib * 256)
+    passes = {name: _summing(way, tensor) for name, way in ways.items()}
+    return _in_turns(passes, rounds if size_kib <= _LARGE_KIB else max(8, rounds // 2))
+
+
+def _summing(way: Summation, tensor: Tensor) -> Pass:
+    def one_pass() -> None:
+        for _ in way(tensor):
+            pass
+
+    return one_pass
+
+
+def _set_times(
+    name: str, topology: Topology, grouped: Mapping[int, Topology], tuning: Tuning, rounds: int
+) -> list[Times]:
+    """In two parts, each with the hybrid, since buffers for all at once would not fit in memory.
+
+    Single algorithms have the bucket size that the tuner chooses for the hybrid.
+    """
+    sizes = sizes_of(name)
+    settings = _settings_for(sizes, tuning)
+    near = {
+        "hybrid": flat_pass(sizes, topology, settings),
+        "hybrid, hook": hook_pass(sizes, topology, settings),
+        "ring": flat_pass(sizes, topology, _single(settings, "ring")),
+        "ddp": ddp_pass(sizes),
+        "call a tensor": tensor_pass(sizes, topology),
+    }
+    times = [_in_turns(near, rounds)]
+    near.clear()
+    far = {"hybrid": flat_pass(sizes, topology, settings)}
+    for (size, own), algorithm in itertools.product(grouped.items(), ("hierarchical", "torus")):
+        far[f"{algorithm} of {size}"] = flat_pass(sizes, own, _single(settings, algorithm))
+    return [*times, _in_turns(far, max(3, rounds // 2))]
+
+
+def _settings_for(sizes: Sequence[int], tuning: Tuning) -> ReducePlan:
+    """Choices and bucket size for gradients that are all ready at once."""
+    readiness = Readiness(tuple(4 * size for size in sizes), (0.0,) * len(sizes))
+    found = fusions(readiness, curves_of(tuning.timings), tuning.choices, "fp32")
+    return tuned(ReducePlan(), tuning.model_copy(update={"bucket_mib": best_fusion(found).bucket_mib}))
+
+
+def _single(settings: ReducePlan, algorithm: str) -> ReducePlan:
+    return settings.model_copy(update={"algorithm": algorithm, "choices": ()})
+
+
+def _predictions(tuning: Tuning, message_bytes: int) -> dict[str, float]:
+    curves = curves_of(tuning.timings)
+    named = {f"{name} of {ranks}" if name != "ring" else name: curve for (name, ranks), curve in curves.items()}
+    hybrid_s = predicted_s(curves, tuning.choices, message_bytes)
+    return {name: curve.at(message_bytes) for name, curve in named.items()} | {"hybrid": hybrid_s}
+
+
+def _in_turns(passes: Mapping[str, Pass], rounds: int) -> Times:
+    """Seconds of every pass in every round after one that warms up; that of its slowest rank."""
+    times: Times = {name: [] for name in passes}
+    for number, (name, one_pass) in itertools.product(range(rounds + 1), passes.items()):
+        distributed.barrier()
+        start_s = time.perf_counter()
+        one_pass()
+        slowest_s = torch.tensor([time.perf_counter() - start_s], dtype=torch.float64)
+        distributed.all_reduce(slowest_s, op=distributed.ReduceOp.MAX)
+        if number:
+            times[name].append(float(slowest_s))
+    return times
+
+
+def _from_first(tuning: Tuning) -> Tuning:
+    values = [tuning]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def main() -> None:
+    """Join the others and measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--groups", type=int, nargs="*", default=[])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--set-rounds", type=int, default=8)
+    parser.add_argument("--loopback", action="store_true")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    launch = resolve_launch()
+    with process_group(launch):
+        if asked.loopback:
+            found = measure_loopback(launch, asked.set_rounds)
+        else:
+            found = measure(launch, asked.groups, asked.rounds, asked.set_rounds)
+        distributed.barrier()
+        if launch.is_first:
+            print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
