@@ -1,0 +1,154 @@
+"""The all-reduce over hosts with limited links on one machine: hybrid, single algorithms, DDP, one call a tensor."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ratios import geometric_mean, quartiles, ratio
+
+from fourminutes.record import provenance
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1] / "tests"))
+from support.hosts import hosts, missing, run_on  # noqa: E402 - the tests have the same hosts
+
+RATE = "1gbit"
+#: Name, hosts, ranks a host, group sizes.
+LAYOUTS = {"8x1": (8, 1, (2, 4)), "4x2": (4, 2, (2,))}
+_NOT_SINGLE = ("hybrid", "hybrid, hook", "ddp", "call a tensor")
+_TIMEOUT_S = 3600.0
+Times = Mapping[str, Sequence[float]]
+
+
+def main() -> None:
+    """Measure the layouts asked for, print tables, write the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layouts", nargs="+", choices=[*LAYOUTS, "loopback"], default=[*LAYOUTS, "loopback"])
+    parser.add_argument("--rounds", type=int, default=20, help="timed calls of each way at each size up to 4 MiB")
+    parser.add_argument("--set-rounds", type=int, default=8, help="timed passes of each network's gradient set")
+    parser.add_argument("--out", type=Path, help="JSON record to write")
+    asked = parser.parse_args()
+    if (lack := missing()) and set(asked.layouts) & set(LAYOUTS):
+        sys.exit(f"allreduce.py: {lack}; `--layouts loopback` needs nothing of it")
+    found = {name: _measured(name, asked) for name in asked.layouts}
+    for name, one in found.items():
+        print(f"\n## {name}\n")
+        print(_report(one) if name in LAYOUTS else _sets_table({"resnet50": [one["sets"]["resnet50"]]}, "hook"))
+    if asked.out:
+        record = {"provenance": provenance().model_dump(mode="json"), "rate": RATE, "layouts": found}
+        asked.out.write_text(json.dumps(record) + "\n")
+
+
+def _measured(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    worker = [sys.executable, str(HERE / "worker.py"), "--set-rounds", str(asked.set_rounds)]
+    print(f"measuring {name} ...", file=sys.stderr, flush=True)
+    if name == "loopback":
+        command = [str(Path(sys.executable).with_name("fourminutes")), "launch", "--processes", "4", "--"]
+        output = subprocess.run([*command, *worker, "--loopback"], check=True, stdout=subprocess.PIPE, text=True).stdout
+        return json.loads(output)  # type: ignore[no-any-return]
+    count, per_host, groups = LAYOUTS[name]
+    line = [*worker, "--rounds", str(asked.rounds), "--groups", *map(str, groups)]
+    with hosts(count, rate=RATE) as made:
+        placed = [host for host in made for _ in range(per_host)]
+        return json.loads(run_on(placed, line, {"OMP_NUM_THREADS": "1"}, timeout_s=_TIMEOUT_S)[0])  # type: ignore[no-any-return]
+
+
+def _report(found: Mapping[str, Any]) -> str:
+    parts = [_choices(found), _messages_table(found), _verdict_on_messages(found), _sets_table(found["sets"], "hybrid")]
+    return "\n\n".join([*parts, _verdict_on_predictions(found)])
+
+
+def _choices(found: Mapping[str, Any]) -> str:
+    told = [
+        f"{choice['algorithm']}{'' if choice['group_ranks'] is None else ' of %d' % choice['group_ranks']}"
+        f"{'' if choice['up_to_kib'] is None else ' up to %.0f KiB' % choice['up_to_kib']}"
+        for choice in found["tuning"]["choices"]
+    ]
+    return f"Chosen in {found['tuning']['took_s']:.0f} s: {', '.join(told)}."
+
+
+def _messages_table(found: Mapping[str, Any]) -> str:
+    """Median milliseconds with quartiles of every way at every size, and the hybrid's ratio to the best single one."""
+    names = list(next(iter(found["messages"].values())))
+    rows = []
+    for size, times in found["messages"].items():
+        cells = [
+            f"{m * 1e3:.1f} ({low * 1e3:.1f} to {high * 1e3:.1f})" for low, m, high in map(quartiles, times.values())
+        ]
+        best = _best_single(times)
+        rows.append([size, *cells, f"{best}", str(ratio(times["hybrid"], times[best])), str(len(times["hybrid"]))])
+    return _markdown(["KiB", *(f"{name}, ms" for name in names), "best single", "hybrid / best", "n"], rows)
+
+
+def _verdict_on_messages(found: Mapping[str, Any]) -> str:
+    ratios = [ratio(times["hybrid"], times[_best_single(times)]) for times in found["messages"].values()]
+    above = [size for size, one in zip(found["messages"], ratios, strict=True) if one.low > 1.05]
+    mean = geometric_mean([one.median for one in ratios])
+    sizes = ", ".join(f"{size} KiB" for size in above) or "none"
+    return f"Hybrid / best single algorithm, geometric mean over sizes: {mean:.3f}; sizes whose interval lies above 1.05: {sizes}."
+
+
+def _sets_table(sets: Mapping[str, Sequence[Times]], own: str) -> str:
+    """Median milliseconds of every way with a network's gradients, and the ratio of our way to it in the same rounds."""
+    rows = [
+        [network, name, *_cells(times[name]), "" if name == own else str(ratio(times[own], times[name]))]
+        for network, parts in sets.items()
+        for times in parts
+        for name in times
+    ]
+    return _markdown(["gradients of", "way", "median ms", "quartiles", "n", f"{own} / it"], rows)
+
+
+def _cells(seconds: Sequence[float]) -> list[str]:
+    low, median, high = (1e3 * value for value in quartiles(seconds))
+    return [f"{median:.0f}", f"{low:.0f} to {high:.0f}", str(len(seconds))]
+
+
+def _verdict_on_predictions(found: Mapping[str, Any]) -> str:
+    """How far the tuner's times are from those of sizes that it did not measure, and where its choice was not the best."""
+    tuned_kib = {timing["message_bytes"] / 1024 for timing in found["tuning"]["timings"]}
+    held_out = [size for size in found["messages"] if float(size) not in tuned_kib]
+    grown = [
+        abs(found["predicted_s"][size][name] / statistics.median(times) - 1)
+        for size in held_out
+        for name, times in found["messages"][size].items()
+        if name in found["predicted_s"][size] and _is_wire_bound(found, size, name)
+    ]
+    wrong = [size for size in held_out if _is_wrong(found["messages"][size])]
+    return (
+        f"Predictions of sizes that were not measured, where the wire dominates: off by {100 * statistics.median(grown):.0f} % "
+        f"(median of {len(grown)}), at most {100 * max(grown):.0f} %. Sizes at which the hybrid is slower than the best "
+        f"single algorithm beyond the spread: {', '.join(wrong) or 'none'}, of {len(held_out)}."
+    )
+
+
+def _is_wire_bound(found: Mapping[str, Any], size: str, name: str) -> bool:
+    """Whether a message takes three times as long as the smallest one."""
+    smallest = next(iter(found["messages"].values()))
+    return statistics.median(found["messages"][size][name]) > 3 * statistics.median(smallest[name])
+
+
+def _is_wrong(times: Times) -> bool:
+    """Whether the quartiles of the best single algorithm lie below those of the hybrid."""
+    return quartiles(times[_best_single(times)])[2] < quartiles(times["hybrid"])[0]
+
+
+def _best_single(times: Times) -> str:
+    single = {name: statistics.median(own) for name, own in times.items() if name not in _NOT_SINGLE}
+    return min(single, key=single.__getitem__)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
