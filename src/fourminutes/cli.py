@@ -13,7 +13,7 @@ import typer
 
 from fourminutes import __version__
 from fourminutes.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Interrupted, RunFailed, UserError
-from fourminutes.plan import ResplitPlan, load_plan
+from fourminutes.plan import ResplitPlan, RunPlan, load_plan, run_of
 
 app = typer.Typer(
     help="ImageNet from its archives to trained networks, and to the paper's tables and figures beside your own.",
@@ -218,17 +218,27 @@ def verify(
 )
 def train(plan: PlanOption, run: Annotated[str, typer.Option(help="name of the run in the plan")]) -> None:
     """Train one run of the plan; goes on from its newest checkpoint."""
-    from fourminutes.train import train as train_run
+    from fourminutes.comm.watched import watched
 
-    train_run(load_plan(plan), run)
+    loaded = load_plan(plan)
+    lost_after_s = loaded.runs[run_of(loaded, run)].lost_after_s
+    with watched(timeout_s=lost_after_s, again="start again: the run goes on from its last checkpoint"):
+        from fourminutes.train import train as train_run  # takes seconds
+
+        train_run(loaded, run)
 
 
 @app.command(epilog="Example: fourminutes sweep --plan config/plans/proxy.yaml --sweep lars-800")
 def sweep(plan: PlanOption, sweep: Annotated[str, typer.Option(help="name of the sweep in the plan")]) -> None:
     """Tune one sweep of the plan and measure its best value; goes on after the last finished trial."""
-    from fourminutes.train import run_sweep
+    from fourminutes.comm.watched import watched
 
-    run_sweep(load_plan(plan), sweep)
+    loaded = load_plan(plan)
+    settings = loaded.sweeps[sweep].run if sweep in loaded.sweeps else RunPlan()
+    with watched(timeout_s=settings.lost_after_s, again="start again: finished trials are kept"):
+        from fourminutes.train import run_sweep  # takes seconds
+
+        run_sweep(loaded, sweep)
 
 
 @app.command(
@@ -253,8 +263,8 @@ def bench(
     plan: Annotated[Path | None, typer.Option(help="plan with a comm block; default all processes there are")] = None,
 ) -> None:
     """Measure every all-reduce algorithm at every size on the processes at hand."""
-    from fourminutes.comm.bench import bench_table, run_bench
     from fourminutes.comm.launch import resolve_launch
+    from fourminutes.comm.watched import watched
     from fourminutes.plan import CommBenchPlan
     from fourminutes.record import write_record
 
@@ -262,7 +272,10 @@ def bench(
     settings = loaded.comm if loaded else CommBenchPlan(processes=max(2, resolve_launch().world_size))
     if settings is None:
         raise UserError(f"{plan}: has no comm block; add one, or leave --plan out")
-    record = run_bench(settings, plan=loaded.name if loaded else "")
+    with watched(timeout_s=settings.lost_after_s, again="start again"):
+        from fourminutes.comm.bench import bench_table, run_bench  # takes seconds
+
+        record = run_bench(settings, plan=loaded.name if loaded else "")
     if record is not None:
         write_record(out, record)
         print(bench_table(record))

@@ -21,6 +21,7 @@ from fourminutes.comm.collectives import algorithm_of
 from fourminutes.comm.lanes import Lane, StreamLane, TensorFuture, ThreadLane
 from fourminutes.comm.topology import Topology
 from fourminutes.comm.trace import QUEUED, Tracer
+from fourminutes.comm.whereabouts import HERE
 from fourminutes.plan import ReducePlan
 
 WIRE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -53,6 +54,7 @@ class HybridState:
         self._algorithm = algorithm_of(settings, topology)
         self._lane: Lane | None = None
         self._sizes: dict[int, int] = {}
+        self._buckets = 0  # of the backward pass before, since DDP hands them over one by one
         self._tracer: Tracer | None = None
 
     @property
@@ -63,6 +65,7 @@ class HybridState:
     def note(self, number: int, elements: int) -> None:
         """Bucket `number` of this backward pass has so many `elements`."""
         if number == 0:
+            self._buckets = len(self._sizes)
             self._sizes.clear()
         self._sizes[number] = elements
 
@@ -119,6 +122,8 @@ class HybridState:
             self._lane.close()
 
     def _mark(self, number: int, name: str) -> None:
+        if name != QUEUED:
+            HERE.reduce(number, max(self._buckets, len(self._sizes)), name)
         if self._tracer is not None:
             self._tracer.mark(number, name)
 
