@@ -100,8 +100,9 @@ def _first_failure(running: dict[int, int], watch: Watch, on_exit: Callable[[int
         on_exit(running.pop(process), code)
         if code and not failure:
             failure = code if code > 0 else 128 - code
-            if watch.verdict is None:
-                signal.setitimer(signal.ITIMER_REAL, grace_s, grace_s)
+            signal.setitimer(signal.ITIMER_REAL, grace_s, grace_s)
+            if watch.verdict is not None:
+                _end_soon(watch.verdict)
     return failure
 
 

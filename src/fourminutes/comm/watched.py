@@ -135,8 +135,8 @@ class Line:
     """The line to the board, with a thread that speaks on it several times a second, whatever the others wait for.
 
     Where the board's answer comes, or the board is gone, the process is ended: on no other thread's goodwill, since
-    those may wait in a collective, on a CPU or a GPU, for a rank that is no more. What is written meanwhile is written
-    aside, so that what was safe stays so.
+    those may wait in a collective, on a CPU or (untested) a GPU, for a rank that is no more. What is written meanwhile
+    is written aside, so that what was safe stays so.
     """
 
     def __init__(self, board: str, post: _Post) -> None:
