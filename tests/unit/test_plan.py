@@ -136,7 +136,8 @@ def test_a_plan_by_another_name_than_its_files_is_refused(tmp_path: Path):
 
 
 def test_what_leaves_the_weights_as_they_are_leaves_the_hash(tmp_path: Path):
-    text = PLAN.replace("epochs: 3", "epochs: 3, checkpoint: {every_steps: 7}, loader: {threads: 8}")
+    same = "checkpoint: {every_steps: 7}, loader: {threads: 8}, lost_after_s: 30"
+    text = PLAN.replace("epochs: 3", f"epochs: 3, {same}")
     assert read(tmp_path, text).runs["b"].recipe_hash == read(tmp_path, PLAN).runs["b"].recipe_hash
 
 

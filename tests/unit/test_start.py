@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -95,3 +97,54 @@ def test_every_process_finds_its_place(tmp_path):
         (2, 2, 3, 3),
     ]
     assert len({(environ["MASTER_ADDR"], environ["MASTER_PORT"]) for environ in environs}) == 1
+
+
+# --- under watch ----------------------------------------------------------------------------------------------------
+
+# Rank 1 is killed while rank 0 waits for it.
+UNDER_WATCH = """
+import os, signal
+from fourminutes.comm.launch import resolve_launch
+from fourminutes.comm.watched import watched
+with watched(timeout_s=60, again="start again"):
+    os.kill(os.getpid(), signal.SIGKILL) if resolve_launch().rank == 1 else signal.pause()
+"""
+# Starts two tasks on one node, and knows nothing of its options.
+SRUN = """#!/bin/sh
+while [ "${1#--}" != "$1" ]; do shift; done
+export SLURM_STEP_ID=0 SLURM_NTASKS=2 SLURM_TASKS_PER_NODE=2 SLURM_NODEID=0 SLURM_JOB_NODELIST=n1
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & first=$!
+SLURM_PROCID=1 SLURM_LOCALID=1 "$@"
+wait $first
+"""
+
+
+def test_who_was_lost_is_said_once_and_nobody_waits_for_it():
+    done = launched(sys.executable, "-c", UNDER_WATCH)
+    assert done.returncode == 1
+    lost = f"fourminutes: rank 1 on {platform.node()} was lost (ended by SIGKILL) in the start; start again\n"
+    assert done.stderr == lost
+
+
+def test_a_slurm_step_is_watched_from_where_it_is_started(tmp_path):
+    srun = tmp_path / "srun"
+    srun.write_text(SRUN)
+    srun.chmod(0o755)
+    environ = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    command = [*LAUNCH, sys.executable, "-c", UNDER_WATCH]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=environ)
+    assert done.returncode == 1
+    lost = f"fourminutes: rank 1 on {platform.node()} was lost (its line is broken) in the start; start again\n"
+    assert lost in done.stderr
+    assert done.stderr.count("fourminutes:") == 1
+
+
+def test_a_process_that_is_stopped_is_ended_too():
+    """It is named after it gave no sign of life for that long, and SIGTERM is nothing to it."""
+    program = UNDER_WATCH.replace("timeout_s=60", "timeout_s=1").replace("SIGKILL", "SIGSTOP")
+    done = launched(sys.executable, "-c", program)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(
+        r"fourminutes: rank 1 on .* was lost \(no sign of life for \d s\) in the start; start again", line
+    )

@@ -12,7 +12,7 @@ rule comm_bench:
         **placement(PLAN.comm),
     params:
         plan=PLAN_FILE,
-        settings=PLAN.comm.model_dump_json(),
+        settings=PLAN.comm.model_dump_json(exclude={"lost_after_s"}),
         launch=launch_options(PLAN.comm),
     shell:
         "fourminutes launch {params.launch} --"

@@ -22,6 +22,7 @@ from fourminutes.comm.collectives import summation
 from fourminutes.comm.lanes import Lane, StreamLane, TensorFuture, ThreadLanes
 from fourminutes.comm.topology import Topology
 from fourminutes.comm.trace import QUEUED, Tracer
+from fourminutes.comm.whereabouts import HERE
 from fourminutes.comm.wire import WIRE_DTYPES, put_on_wire, take_off_wire
 from fourminutes.plan import ReducePlan
 
@@ -62,6 +63,7 @@ class HybridState:
         self._summations = [summation(settings, own) for own in (topology, *twins)]
         self._lane: Lane | None = None
         self._sizes: dict[int, int] = {}
+        self._buckets = 0  # of the backward pass before, since DDP hands them over one by one
         self._wires: dict[int, Tensor] = {}
         self._tracer: Tracer | None = None
 
@@ -73,6 +75,7 @@ class HybridState:
     def note(self, number: int, elements: int) -> None:
         """Bucket `number` of this backward pass has so many `elements`."""
         if number == 0:
+            self._buckets = len(self._sizes)
             self._sizes.clear()
         self._sizes[number] = elements
 
@@ -132,6 +135,8 @@ class HybridState:
             self._lane.close()
 
     def _mark(self, number: int, name: str) -> None:
+        if name != QUEUED:
+            HERE.reduce(number, max(self._buckets, len(self._sizes)), name)
         if self._tracer is not None:
             self._tracer.mark(number, name)
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from fourminutes.errors import UserError
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 LauncherName = Literal["slurm", "torchrun", "alone"]
 
 # Below Linux's ephemeral ports (32768 and up), above the well-known services.
-_FIRST_PORT = 15_000
-_PORTS = 10_000
+LISTENING_PORTS = range(15_000, 25_000)
 # Steps of one job may run side by side: far apart, so that neighbouring job ids don't meet them.
 _PORTS_BETWEEN_STEPS = 1_009
 TIMEOUT_S = 600.0
@@ -51,6 +51,13 @@ class Launch:
     def is_first(self) -> bool:
         """Whether this is rank 0, the one that talks and writes."""
         return self.rank == 0
+
+    @property
+    def host_of_first(self) -> str:
+        """The host of rank 0, as the others reach it."""
+        if self.init_method == "env://":
+            return os.environ["MASTER_ADDR"]
+        return urlsplit(self.init_method or "").hostname or "127.0.0.1"
 
     @property
     def is_one_host(self) -> bool:
@@ -114,6 +121,8 @@ def process_group(launch: Launch, *, timeout_s: float = TIMEOUT_S) -> Iterator[N
     import torch
     from torch import distributed
 
+    from fourminutes.comm.watched import watch_from_first
+
     device = device_of(launch)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -131,6 +140,7 @@ def process_group(launch: Launch, *, timeout_s: float = TIMEOUT_S) -> Iterator[N
         timeout=timedelta(seconds=timeout_s),
     )
     try:
+        watch_from_first(launch)
         yield
     finally:
         distributed.destroy_process_group()
@@ -217,7 +227,7 @@ def _slurm_port(environ: Mapping[str, str]) -> int:
         return _whole(environ, "MASTER_PORT")
     name = _first_set(environ, "SLURM_JOB_ID", "SLURM_JOBID")
     offset = _whole(environ, name) + _PORTS_BETWEEN_STEPS * _whole(environ, "SLURM_STEP_ID")
-    return _FIRST_PORT + offset % _PORTS
+    return LISTENING_PORTS[offset % len(LISTENING_PORTS)]
 
 
 def _expand_counts(name: str, counts: str) -> list[int]:

@@ -1,18 +1,28 @@
-"""Several processes of one command on this machine: started together, signalled together, ended together."""
+"""Processes started for a job: signalled together, watched, and ended together."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import platform
+import random
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+
+from fourminutes.comm.board import Board, Verdict
+from fourminutes.comm.launch import LISTENING_PORTS
+from fourminutes.comm.watch import BOARD, Watch
+from fourminutes.errors import EXIT_FAILED
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # Processes that fail alike end within this of one another; later than that they wait for a peer that is gone.
 GRACE_S = 10.0
+# After a verdict processes leave by themselves; SIGTERM comes after this, and SIGKILL after as much again.
+LEAVE_S = 1.0
 
 
 def run_here(command: Sequence[str], processes: int, environ: Mapping[str, str], *, grace_s: float = GRACE_S) -> int:
@@ -21,50 +31,94 @@ def run_here(command: Sequence[str], processes: int, environ: Mapping[str, str],
     SIGTERM, SIGINT and SIGUSR1 are passed on to every process. Where one fails, the others have `grace_s` seconds to
     end too, then get SIGTERM, and from `grace_s` later on SIGKILL. One that signal n ended has the status 128 + n.
 
+    A `Watch` is kept over those that are under watch (`watched.watched`): where it judges that the job cannot go on,
+    all are ended within few seconds, stopped ones too, and the status is 1.
+
     Args:
         command: what each process runs, with its arguments.
         processes: their number.
-        environ: their environment, to which rank, sizes and meeting point are added.
+        environ: their environment, to which rank, sizes, meeting point and board are added.
         grace_s: seconds.
 
     Raises:
         FileNotFoundError: there is no such command.
     """
+    watch = Watch(Board(processes, host=platform.node()), "127.0.0.1", _end_soon)
     shared = {**environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    running: set[int] = set()
+    shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), BOARD: watch.at("127.0.0.1")}
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    return _run([(command, shared | variables) for variables in own], watch, watch.exited, grace_s)
+
+
+def run_step(command: Sequence[str], processes: int, environ: Mapping[str, str], *, grace_s: float = GRACE_S) -> int:
+    """Run `command`, which starts so many processes itself, on other machines too; its exit status.
+
+    Signals are passed on and a `Watch` is kept, as by `run_here`; ending a step's processes is left to `command`.
+
+    Raises:
+        FileNotFoundError: there is no such command.
+    """
+    watch = Watch(Board(processes), "")
+    own = {**environ, BOARD: watch.at(platform.node())}
+    # A terminal itself tells all processes of its foreground, and srun takes the second Ctrl-C for the wish to kill.
+    kept = (signal.SIGINT,) if _is_at_terminal() else ()
+    return _run([(command, own)], watch, lambda number, code: None, grace_s, kept)
+
+
+def _run(
+    lines: Sequence[tuple[Sequence[str], Mapping[str, str]]],
+    watch: Watch,
+    on_exit: Callable[[int, int], None],
+    grace_s: float,
+    kept: Sequence[int] = (),
+) -> int:
+    """Run every command, each with its environment, to the end of all; `on_exit` hears of each, by number and code.
+
+    Signals in `kept` are not passed on.
+    """
+    running: dict[int, int] = {}
     # What comes while they are being started is held back until all are there to receive it.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
-    with _signals_to(running):
-        try:
-            for rank in range(processes):
-                own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                running.add(os.posix_spawnp(command[0], list(command), shared | own, setsigmask=mask))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        return _first_failure(running, grace_s)
+    try:
+        with _signals_to(running, kept):
+            try:
+                for number, (command, environ) in enumerate(lines):
+                    running[os.posix_spawnp(command[0], list(command), environ, setsigmask=mask)] = number
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            failure = _first_failure(running, watch, on_exit, grace_s)
+    finally:
+        verdict = watch.close()
+    return EXIT_FAILED if verdict is not None and verdict.line is not None else failure
 
 
-def _first_failure(running: set[int], grace_s: float) -> int:
+def _first_failure(running: dict[int, int], watch: Watch, on_exit: Callable[[int, int], None], grace_s: float) -> int:
     failure = 0
     while running:
         process, status = os.wait()
-        running.discard(process)
         code = os.waitstatus_to_exitcode(status)
+        on_exit(running.pop(process), code)
         if code and not failure:
             failure = code if code > 0 else 128 - code
             signal.setitimer(signal.ITIMER_REAL, grace_s, grace_s)
+            if watch.verdict is not None:
+                _end_soon(watch.verdict)
     return failure
 
 
+def _end_soon(verdict: Verdict) -> None:
+    """Have the alarm end whoever does not leave by itself, as one that is stopped."""
+    signal.setitimer(signal.ITIMER_REAL, LEAVE_S, LEAVE_S)
+
+
 @contextmanager
-def _signals_to(running: set[int]) -> Iterator[None]:
+def _signals_to(running: dict[int, int], kept: Sequence[int]) -> Iterator[None]:
     """Pass signals on to `running`, and have the alarm end them: by SIGTERM at first, then by SIGKILL."""
     endings = itertools.chain([signal.SIGTERM], itertools.repeat(signal.SIGKILL))
 
     def send(number: int, frame: FrameType | None) -> None:
         passed_on = next(endings) if number == signal.SIGALRM else number
-        for process in tuple(running):
+        for process in () if number in kept else tuple(running):
             with suppress(ProcessLookupError):  # it has just ended
                 os.kill(process, passed_on)
 
@@ -77,7 +131,16 @@ def _signals_to(running: set[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _is_at_terminal() -> bool:
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        return False
+
+
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that rank 0 can still have in some seconds: none of those that connections get meanwhile."""
+    while True:
+        port = random.choice(LISTENING_PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

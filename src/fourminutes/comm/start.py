@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from fourminutes.comm.local import run_here
+from fourminutes.comm.local import run_here, run_step
 from fourminutes.errors import UserError
 
 
@@ -53,7 +53,7 @@ def start_command(
 
 
 def start(command: Sequence[str], *, processes: int, per_node: int, threads: int) -> NoReturn:
-    """Run `command` as so many processes, and exit with its status; see `start_command` and `local.run_here`.
+    """Run `command` as so many processes, and exit with its status; see `start_command` and `comm.local`.
 
     Raises:
         UserError: several nodes are asked for outside of a Slurm job, or there is no such command.
@@ -63,6 +63,8 @@ def start(command: Sequence[str], *, processes: int, per_node: int, threads: int
     try:
         if line is None:
             sys.exit(run_here(command, processes, environ))
+        if processes > 1:
+            sys.exit(run_step(line, processes, environ))
         os.execvpe(line[0], line, environ)
     except FileNotFoundError as error:
         name = line[0] if line else command[0]

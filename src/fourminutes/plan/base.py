@@ -14,7 +14,10 @@ class PlanModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
-def content_hash(model: BaseModel, *, digits: int = 10) -> str:
-    """The first hexadecimal digits of the SHA-256 of the model's canonical JSON (sorted keys, defaults filled in)."""
-    canonical = json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+def content_hash(model: BaseModel, *, without: frozenset[str] = frozenset(), digits: int = 10) -> str:
+    """The first hexadecimal digits of the SHA-256 of the model's canonical JSON (sorted keys, defaults filled in).
+
+    Keys in `without` are left out, so that the hash is the same as before there were any.
+    """
+    canonical = json.dumps(model.model_dump(mode="json", exclude=set(without)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:digits]

@@ -17,6 +17,12 @@ class PlacedPlan(PlanModel):
         None, ge=1, description="processes on each node; null puts all of them on one"
     )
     threads: int = Field(1, ge=1, description="CPU threads a process, for computing")
+    lost_after_s: float = Field(
+        600,
+        gt=0,
+        description="time after which a process that has not come, gives no sign of life or keeps the others waiting "
+        "is lost, and the others end, in seconds",
+    )
 
     @property
     def per_node(self) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fourminutes.comm.whereabouts import HERE
 from fourminutes.data.loader import Batch
 from fourminutes.errors import RunFailed
 from fourminutes.train.ranks import Ranks
@@ -39,6 +40,7 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], ranks: Ranks, *, expe
     network.eval()
     losses, places = _scores(network, batches)
     network.train(was_training)
+    HERE.begin("evaluation's sum")
     hits = tuple(hit for own in ranks.gather((places == 0).tolist()) for hit in own)
     sums = torch.tensor([losses.sum(), (places == 0).sum(), (places < 5).sum(), len(places)], dtype=torch.float64)
     loss, top1, top5, count = ranks.sum(sums).tolist()

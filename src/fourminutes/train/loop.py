@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from fourminutes.comm.whereabouts import HERE
 from fourminutes.data.loader import Batch
 from fourminutes.errors import Interrupted, RunFailed
 from fourminutes.optim import set_rate, step_rate
@@ -50,6 +51,7 @@ def train_epochs(
         while course.batch < last_batch:
             with _traced(parts, course, listener):
                 news = take_step(parts, course, batches, stepper)
+            HERE.begin("end of the step")
             listener.step(news)
             _check_drift(parts, course)
             at_epoch_end = course.batch == last_batch
@@ -72,6 +74,7 @@ def take_step(parts: Parts, course: Course, batches: Iterator[Batch], stepper: S
     Raises:
         RunFailed: that many steps in a row were skipped.
     """
+    HERE.begin_step(course.batch + 1)
     rate = current_rate(parts, course.step + 1)
     set_rate(parts.optimizer, rate)
     loss, finite = stepper(course, batches)
@@ -115,6 +118,7 @@ def _keep_safe(
         RunFailed: the weights are no finite numbers any more; the checkpoints before are left as they are.
     """
     course.clock.lap("other")
+    HERE.begin("checkpoint")
     if writer is not None:
         _require_finite_weights(parts, course)
         book_exposed_reduce(parts, course)
@@ -141,8 +145,10 @@ def book_exposed_reduce(parts: Parts, course: Course) -> None:
 
 def _close_epoch(parts: Parts, course: Course, listener: Listener, batches: Iterator[Batch]) -> Epoch:
     """Pass over the remainder that fills no global batch, evaluate, and sum the epoch up."""
+    HERE.begin("rest of the epoch's input")
     for _ in batches:
         pass
+    HERE.begin("batch norm's statistics")
     course.clock.lap("other")
     epoch = len(course.epochs) + 1
     listener.evaluation_begins(epoch)
@@ -150,6 +156,7 @@ def _close_epoch(parts: Parts, course: Course, listener: Listener, batches: Iter
         recalibrate(parts.network, parts.model, parts.input.recalibration(epoch), parts.ranks)
     else:
         average_running_statistics(parts.model, parts.ranks)
+    HERE.begin("evaluation")
     evaluation = evaluate(parts.network, parts.validation.epoch(), parts.ranks, expected=parts.val_images)
     course.hits = evaluation.hits
     course.clock.lap("evaluation")

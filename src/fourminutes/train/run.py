@@ -14,6 +14,7 @@ from torch import nn
 from fourminutes import __version__
 from fourminutes.comm.launch import Launch, device_of, process_group, resolve_launch
 from fourminutes.comm.topology import Topology, discover, placement
+from fourminutes.comm.whereabouts import HERE
 from fourminutes.data.loader import LoaderState, LoaderStateMismatch
 from fourminutes.errors import RunFailed, UserError
 from fourminutes.plan import DataPlan, Plan, RunPlan, run_of
@@ -33,8 +34,8 @@ from fourminutes.train.tensorboard import tensorboard
 from fourminutes.train.trace_file import TraceFile
 from fourminutes.train.writer import CheckpointWriter
 
-# A rank that says nothing for this long is lost; reading a cold data set or writing a checkpoint may take minutes.
-LOST_AFTER_S = 1800.0
+# Collectives give up later than who watches over the ranks does, which knows why. (NCCL then aborts the process.)
+_COLLECTIVES_WAIT_LONGER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ class Place:
     ranks: Ranks
 
     @classmethod
-    def find(cls, launch: Launch, group_ranks: int | None) -> Place:
-        """To be called by every process, inside `process_group`."""
-        topology = discover(launch, group_ranks, timeout_s=LOST_AFTER_S)
-        return cls(launch, topology, Ranks.of(launch, timeout_s=LOST_AFTER_S))
+    def find(cls, launch: Launch, settings: RunPlan) -> Place:
+        """To be called by every process, inside `joined`."""
+        timeout_s = settings.lost_after_s + _COLLECTIVES_WAIT_LONGER_S
+        topology = discover(launch, settings.reduce.group_ranks, timeout_s=timeout_s)
+        return cls(launch, topology, Ranks.of(launch, timeout_s=timeout_s))
 
 
 def train(plan: Plan, run: str) -> RunRecord | None:
@@ -88,14 +90,15 @@ def train(plan: Plan, run: str) -> RunRecord | None:
     launch = resolve_launch()
     require_fit(f"run {run!r}", job.settings, manifest, launch)
     torch.set_num_threads(job.settings.threads)
-    with in_words(f"run {run!r}", job.settings), stop_signals() as asked_to_stop, joined(launch):
-        return _train(job, Place.find(launch, job.settings.reduce.group_ranks), asked_to_stop)
+    with in_words(f"run {run!r}", job.settings), stop_signals() as asked_to_stop, joined(launch, job.settings):
+        return _train(job, Place.find(launch, job.settings), asked_to_stop)
 
 
-def joined(launch: Launch) -> AbstractContextManager[None]:
-    """`process_group` with a training's patience."""
+def joined(launch: Launch, settings: RunPlan) -> AbstractContextManager[None]:
+    """`process_group` with the patience that the plan asks for."""
     code()  # for the record, before anything else is checked out
-    return process_group(launch, timeout_s=LOST_AFTER_S)
+    HERE.begin("the meeting of all ranks")
+    return process_group(launch, timeout_s=settings.lost_after_s + _COLLECTIVES_WAIT_LONGER_S)
 
 
 @contextmanager
@@ -197,6 +200,7 @@ def placed(settings: RunPlan, place: Place, device: torch.device) -> Placement:
 
 
 def _train(job: Job, place: Place, asked_to_stop: Callable[[], bool]) -> RunRecord | None:
+    HERE.begin("set-up")
     require_agreement(place.ranks, place.topology.hosts, identity(job.settings, job.manifest))
     notes: list[str] = []
     saved = load_newest(job.checkpoints, place.ranks, notes)
@@ -208,6 +212,7 @@ def _train(job: Job, place: Place, asked_to_stop: Callable[[], bool]) -> RunReco
         _train_and_tell(job, parts, course, listener, place, asked_to_stop)
     finally:
         parts.close()
+    HERE.begin("the run's end")
     return place.ranks.on_first(lambda: _finish(job, parts, course, place))
 
 

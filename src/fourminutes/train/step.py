@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fourminutes.comm.whereabouts import HERE
 from fourminutes.data.loader import Batch
 from fourminutes.optim import flushed_share
 from fourminutes.train.course import Course
@@ -41,6 +42,7 @@ def eager_step(parts: Parts, course: Course, batches: Iterator[Batch]) -> Outcom
     copy_all_(before, statistics)
     loss = accumulate_gradients(parts, course, batches)
     flushed = flushed_at_epochs_end(parts, course)
+    HERE.begin("update")
     finite = parts.loss_scale.unscale_([weight.grad for weight in parts.weights if weight.grad is not None])
     if finite:
         course.flushed = flushed
@@ -63,7 +65,9 @@ def accumulate_gradients(parts: Parts, course: Course, batches: Iterator[Batch])
     # What came before, such as progress or waiting for other ranks, is no wait for input.
     course.clock.lap("other")
     for number in range(micro_batches):
+        HERE.begin("input")
         batch = next(batches)
+        HERE.begin("forward and backward pass")
         course.clock.lap("input_wait")
         with nullcontext() if number == micro_batches - 1 else parts.without_reduce():
             loss = batch_loss(parts, batch) / micro_batches

@@ -60,11 +60,11 @@ def run_sweep(plan: Plan, name: str) -> SweepRecord | None:
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came; the trial under way is lost, those before it are kept.
     """
     arm = _arm(plan, name)
-    launch = resolve_launch()
-    require_fit(f"sweep {name!r}", arm.sweep.run, arm.manifest, launch)
-    torch.set_num_threads(arm.sweep.run.threads)
-    with in_words(f"sweep {name!r}", arm.sweep.run), stop_signals() as asked_to_stop, joined(launch):
-        return _sweep(arm, Place.find(launch, arm.sweep.run.reduce.group_ranks), asked_to_stop)
+    launch, run = resolve_launch(), arm.sweep.run
+    require_fit(f"sweep {name!r}", run, arm.manifest, launch)
+    torch.set_num_threads(run.threads)
+    with in_words(f"sweep {name!r}", run), stop_signals() as asked_to_stop, joined(launch, run):
+        return _sweep(arm, Place.find(launch, run), asked_to_stop)
 
 
 def with_value(run: RunPlan, key: str, value: float, seed: int) -> RunPlan:
