@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import ProcessGroup
 
 from fourminutes.comm.topology import Topology
 from fourminutes.errors import UserError
@@ -16,7 +17,7 @@ from fourminutes.plan import AlgorithmChoice, ReducePlan
 Level = Literal["world", "within", "across"]
 
 # torch 2.13 renamed both; the older names only warn there.
-_reduce_scatter = getattr(distributed, "reduce_scatter_single", None) or distributed.reduce_scatter_tensor
+_native_reduce_scatter = getattr(distributed, "reduce_scatter_single", None) or distributed.reduce_scatter_tensor
 _all_gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
 
 
@@ -160,6 +161,20 @@ def require_even(topology: Topology) -> None:
     if not topology.is_even:
         sizes = ", ".join(str(len(group)) for group in topology.groups)
         raise UserError(f"torus: groups of {sizes} ranks are of unequal size; use hierarchical, or another group_ranks")
+
+
+def _reduce_scatter(own: Tensor, whole: Tensor, group: ProcessGroup) -> None:
+    """Set `own` to the sum over the group of this rank's part of `whole`.
+
+    Over gloo torch's own form sends 2(k-1)/k of `whole`, as an all-reduce does. Here every rank sends every other one
+    its part, (k-1)/k in all and in one step, and adds up what it gets.
+    """
+    if distributed.get_backend(group) != "gloo":
+        _native_reduce_scatter(own, whole, group=group)
+        return
+    parts = torch.empty_like(whole)
+    distributed.all_to_all_single(parts, whole, group=group)
+    torch.sum(parts.view(-1, own.numel()), dim=0, out=own)
 
 
 def _padded(flat: Tensor, multiple: int) -> Tensor:
