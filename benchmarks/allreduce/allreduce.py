@@ -40,7 +40,7 @@ def main() -> None:
     found = {name: _measured(name, asked) for name in asked.layouts}
     for name, one in found.items():
         print(f"\n## {name}\n")
-        print(_report(one) if name in LAYOUTS else _sets_table({"resnet50": [one["sets"]["resnet50"]]}, "hook"))
+        print(_report(one) if name in LAYOUTS else _sets_table(one["sets"], "hook"))
     if asked.out:
         record = {"provenance": provenance().model_dump(mode="json"), "rate": RATE, "layouts": found}
         asked.out.write_text(json.dumps(record) + "\n")
@@ -66,12 +66,13 @@ def _report(found: Mapping[str, Any]) -> str:
 
 
 def _choices(found: Mapping[str, Any]) -> str:
-    told = [
-        f"{choice['algorithm']}{'' if choice['group_ranks'] is None else ' of %d' % choice['group_ranks']}"
-        f"{'' if choice['up_to_kib'] is None else ' up to %.0f KiB' % choice['up_to_kib']}"
-        for choice in found["tuning"]["choices"]
-    ]
-    return f"Chosen in {found['tuning']['took_s']:.0f} s: {', '.join(told)}."
+    told = ", ".join(_choice(**choice) for choice in found["tuning"]["choices"])
+    return f"Chosen in {found['tuning']['took_s']:.0f} s: {told}."
+
+
+def _choice(algorithm: str, group_ranks: int | None, up_to_kib: float | None) -> str:
+    groups = "" if group_ranks is None else f" of {group_ranks}"
+    return f"{algorithm}{groups}" if up_to_kib is None else f"{algorithm}{groups} up to {up_to_kib:.0f} KiB"
 
 
 def _messages_table(found: Mapping[str, Any]) -> str:
@@ -92,11 +93,12 @@ def _verdict_on_messages(found: Mapping[str, Any]) -> str:
     above = [size for size, one in zip(found["messages"], ratios, strict=True) if one.low > 1.05]
     mean = geometric_mean([one.median for one in ratios])
     sizes = ", ".join(f"{size} KiB" for size in above) or "none"
-    return f"Hybrid / best single algorithm, geometric mean over sizes: {mean:.3f}; sizes whose interval lies above 1.05: {sizes}."
+    told = f"Hybrid / best single algorithm, geometric mean over sizes: {mean:.3f}"
+    return f"{told}; sizes whose interval lies above 1.05: {sizes}."
 
 
 def _sets_table(sets: Mapping[str, Sequence[Times]], own: str) -> str:
-    """Median milliseconds of every way with a network's gradients, and the ratio of our way to it in the same rounds."""
+    """Median milliseconds of every way with a network's gradients, and our way's ratio to it in the same rounds."""
     rows = [
         [network, name, *_cells(times[name]), "" if name == own else str(ratio(times[own], times[name]))]
         for network, parts in sets.items()
@@ -112,7 +114,7 @@ def _cells(seconds: Sequence[float]) -> list[str]:
 
 
 def _verdict_on_predictions(found: Mapping[str, Any]) -> str:
-    """How far the tuner's times are from those of sizes that it did not measure, and where its choice was not the best."""
+    """How far the tuner's times are from those of sizes that it did not measure, and where it chose wrongly."""
     tuned_kib = {timing["message_bytes"] / 1024 for timing in found["tuning"]["timings"]}
     held_out = [size for size in found["messages"] if float(size) not in tuned_kib]
     grown = [
@@ -122,10 +124,11 @@ def _verdict_on_predictions(found: Mapping[str, Any]) -> str:
         if name in found["predicted_s"][size] and _is_wire_bound(found, size, name)
     ]
     wrong = [size for size in held_out if _is_wrong(found["messages"][size])]
+    off, most = 100 * statistics.median(grown), 100 * max(grown)
     return (
-        f"Predictions of sizes that were not measured, where the wire dominates: off by {100 * statistics.median(grown):.0f} % "
-        f"(median of {len(grown)}), at most {100 * max(grown):.0f} %. Sizes at which the hybrid is slower than the best "
-        f"single algorithm beyond the spread: {', '.join(wrong) or 'none'}, of {len(held_out)}."
+        f"Predictions of sizes that were not measured, where the wire dominates: off by {off:.0f} % (median of "
+        f"{len(grown)}), at most {most:.0f} %. Sizes at which the hybrid is slower than the best single algorithm "
+        f"beyond the spread: {', '.join(wrong) or 'none'}, of {len(held_out)}."
     )
 
 

@@ -17,8 +17,6 @@ from fourminutes.models import build_model
 from fourminutes.plan import ModelPlan, ReducePlan
 
 CLASSES = 1000
-#: One backward pass with its all-reduce.
-Pass = Callable[[], None]
 
 
 class _HandOver(torch.autograd.Function):
@@ -41,6 +39,10 @@ class Gradients(nn.Module):
         super().__init__()
         self.weights = nn.ParameterList([nn.Parameter(torch.zeros(size)) for size in sizes])
 
+    def state_dict(self, *_arguments: Any, **_options: Any) -> Any:
+        """Nothing: the weights are never looked at, and take no memory while nobody writes to them."""
+        return {}
+
     def forward(self, dummy: Tensor) -> Any:
         """A number without a meaning, whose backward pass costs nothing but the hand-over."""
         return _HandOver.apply(dummy, *self.weights)
@@ -53,28 +55,47 @@ def sizes_of(name: Any) -> list[int]:
     return [weight.numel() for weight in model.parameters() if weight.requires_grad]
 
 
-def ddp_pass(sizes: Sequence[int], *, hook: Callable[[Any, Any], Any] | None = None, state: Any = None) -> Pass:
+class Pass:
+    """A backward pass with its all-reduce, as often as it is called."""
+
+    def __init__(self, one_pass: Callable[[], None], state: HybridState | None = None) -> None:
+        self._one_pass, self._state = one_pass, state
+        for _ in range(3):  # DDP lays its buckets out anew after the first
+            one_pass()
+
+    def __call__(self) -> None:
+        """Once more."""
+        self._one_pass()
+
+    def close(self) -> None:
+        """End the threads, so that the buffers can be freed."""
+        if self._state is not None:
+            self._state.close()
+
+
+def ddp_pass(sizes: Sequence[int], hook: Callable[[Any, Any], Any] | None = None) -> Pass:
     """DistributedDataParallel as it comes, or with a hook of torch's."""
     network = DistributedDataParallel(Gradients(sizes), gradient_as_bucket_view=True, init_sync=False)
     if hook is not None:
-        network.register_comm_hook(state, hook)
-    return _pass_of(network)
+        network.register_comm_hook(None, hook)
+    return Pass(_backward(network))
 
 
 def hook_pass(sizes: Sequence[int], topology: Topology, settings: ReducePlan) -> Pass:
     """DistributedDataParallel with our hook."""
-    bucket_mib = settings.bucket_mib
+    state, bucket_mib = HybridState(topology, settings), settings.bucket_mib
     network = DistributedDataParallel(
         Gradients(sizes), gradient_as_bucket_view=True, init_sync=False, bucket_cap_mb=bucket_mib
     )
-    network.register_comm_hook(HybridState(topology, settings), hybrid_hook)
-    return _pass_of(network)
+    network.register_comm_hook(state, hybrid_hook)
+    return Pass(_backward(network), state)
 
 
 def flat_pass(sizes: Sequence[int], topology: Topology, settings: ReducePlan) -> Pass:
     """Our own front end, with static buffers and exact bucket sizes."""
+    state = HybridState(topology, settings)
     fused = fuse_by_size([4 * size for size in sizes], settings.bucket_mib * 2**20)
-    return _pass_of(FlatParallel(Gradients(sizes), HybridState(topology, settings), fused))
+    return Pass(_backward(FlatParallel(Gradients(sizes), state, fused)), state)
 
 
 def tensor_pass(sizes: Sequence[int], topology: Topology) -> Pass:
@@ -86,16 +107,14 @@ def tensor_pass(sizes: Sequence[int], topology: Topology) -> Pass:
             distributed.all_reduce(gradient, group=topology.world)
             gradient.div_(topology.world_size)
 
-    return one_pass
+    return Pass(one_pass)
 
 
-def _pass_of(network: nn.Module) -> Pass:
+def _backward(network: nn.Module) -> Callable[[], None]:
     dummy = torch.zeros(1, requires_grad=True)
 
     def one_pass() -> None:
         network.zero_grad(set_to_none=True)
         network(dummy).backward()
 
-    for _ in range(3):  # DDP lays its buckets out anew after the first
-        one_pass()
     return one_pass

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,15 +55,18 @@ def measure_loopback(launch: Launch, rounds: int) -> dict[str, Any]:
     tuning = _from_first(tune(launch, [topology.regrouped(2)], wire="fp32", budget_s=15))
     sizes = sizes_of("resnet50")
     tuned_settings = _settings_for(sizes, tuning)
-    passes = {
-        "ddp": ddp_pass(sizes),
-        "hook": hook_pass(sizes, topology, ReducePlan()),
-        "hook, tuned": hook_pass(sizes, topology, tuned_settings),
-        "buffers": flat_pass(sizes, topology, ReducePlan()),
-        "ddp, fp16": ddp_pass(sizes, hook=default_hooks.fp16_compress_hook),
-        "hook, fp16": hook_pass(sizes, topology, ReducePlan(wire="fp16")),
+    fp32 = {
+        "hook": partial(hook_pass, sizes, topology, ReducePlan()),
+        "hook, tuned": partial(hook_pass, sizes, topology, tuned_settings),
+        "buffers": partial(flat_pass, sizes, topology, ReducePlan()),
+        "ddp": partial(ddp_pass, sizes),
     }
-    return {"tuning": tuning.model_dump(mode="json"), "sets": {"resnet50": _in_turns(passes, rounds)}}
+    fp16 = {
+        "hook": partial(hook_pass, sizes, topology, ReducePlan(wire="fp16")),
+        "ddp": partial(ddp_pass, sizes, default_hooks.fp16_compress_hook),
+    }
+    sets = {"resnet50, fp32": [_built_in_turns(fp32, rounds)], "resnet50, fp16": [_built_in_turns(fp16, rounds)]}
+    return {"tuning": tuning.model_dump(mode="json"), "sets": sets}
 
 
 def _ways(topology: Topology, grouped: Mapping[int, Topology], tuning: Tuning) -> dict[str, Summation]:
@@ -78,7 +83,7 @@ def _message_times(ways: Mapping[str, Summation], size_kib: int, rounds: int) ->
     return _in_turns(passes, rounds if size_kib <= _LARGE_KIB else max(8, rounds // 2))
 
 
-def _summing(way: Summation, tensor: Tensor) -> Pass:
+def _summing(way: Summation, tensor: Tensor) -> Callable[[], None]:
     def one_pass() -> None:
         for _ in way(tensor):
             pass
@@ -89,25 +94,39 @@ def _summing(way: Summation, tensor: Tensor) -> Pass:
 def _set_times(
     name: str, topology: Topology, grouped: Mapping[int, Topology], tuning: Tuning, rounds: int
 ) -> list[Times]:
-    """In two parts, each with the hybrid, since buffers for all at once would not fit in memory.
+    """In parts, each with the hybrid, since buffers for all ways at once would not fit in memory.
 
     Single algorithms have the bucket size that the tuner chooses for the hybrid.
     """
     sizes = sizes_of(name)
     settings = _settings_for(sizes, tuning)
-    near = {
-        "hybrid": flat_pass(sizes, topology, settings),
-        "hybrid, hook": hook_pass(sizes, topology, settings),
-        "ring": flat_pass(sizes, topology, _single(settings, "ring")),
-        "ddp": ddp_pass(sizes),
-        "call a tensor": tensor_pass(sizes, topology),
-    }
-    times = [_in_turns(near, rounds)]
-    near.clear()
-    far = {"hybrid": flat_pass(sizes, topology, settings)}
-    for (size, own), algorithm in itertools.product(grouped.items(), ("hierarchical", "torus")):
-        far[f"{algorithm} of {size}"] = flat_pass(sizes, own, _single(settings, algorithm))
-    return [*times, _in_turns(far, max(3, rounds // 2))]
+    parts: list[dict[str, Callable[[], Pass]]] = [
+        {"hybrid, hook": partial(hook_pass, sizes, topology, settings), "ddp": partial(ddp_pass, sizes)},
+        {
+            "ring": partial(flat_pass, sizes, topology, _single(settings, "ring")),
+            "call a tensor": partial(tensor_pass, sizes, topology),
+        },
+    ]
+    parts += [
+        {
+            f"{way} of {size}": partial(flat_pass, sizes, own, _single(settings, way))
+            for way in ("hierarchical", "torus")
+        }
+        for size, own in grouped.items()
+    ]
+    hybrid = partial(flat_pass, sizes, topology, settings)
+    return [_built_in_turns({"hybrid": hybrid} | part, rounds) for part in parts]
+
+
+def _built_in_turns(builders: Mapping[str, Callable[[], Pass]], rounds: int) -> Times:
+    """As `_in_turns`, of passes that are made for it and let go of afterwards."""
+    passes = {name: build() for name, build in builders.items()}
+    times = _in_turns(passes, rounds)
+    for one in passes.values():
+        one.close()
+    passes.clear()
+    gc.collect()
+    return times
 
 
 def _settings_for(sizes: Sequence[int], tuning: Tuning) -> ReducePlan:
@@ -128,7 +147,7 @@ def _predictions(tuning: Tuning, message_bytes: int) -> dict[str, float]:
     return {name: curve.at(message_bytes) for name, curve in named.items()} | {"hybrid": hybrid_s}
 
 
-def _in_turns(passes: Mapping[str, Pass], rounds: int) -> Times:
+def _in_turns(passes: Mapping[str, Callable[[], None]], rounds: int) -> Times:
     """Seconds of every pass in every round after one that warms up; that of its slowest rank."""
     times: Times = {name: [] for name in passes}
     for number, (name, one_pass) in itertools.product(range(rounds + 1), passes.items()):

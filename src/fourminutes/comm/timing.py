@@ -14,6 +14,7 @@ from fourminutes.comm.calls import Calls, StageCalls
 from fourminutes.comm.collectives import ALGORITHMS, Stage
 from fourminutes.comm.topology import Topology
 from fourminutes.comm.trace import Tracer
+from fourminutes.comm.whereabouts import HERE
 from fourminutes.comm.wire import WIRE_DTYPES
 from fourminutes.plan import Wire
 
@@ -88,6 +89,7 @@ def _message(message_bytes: int, wire: Wire, device: torch.device) -> Tensor:
 
 def _timed(item: Arrangement, tensor: Tensor, device: torch.device) -> _Call:
     """One call, which all ranks enter together."""
+    HERE.begin(f"{item.algorithm} of {tensor.nbytes / 1024:g} KiB")
     _settle(device)
     distributed.barrier()
     _settle(device)
