@@ -21,7 +21,7 @@ from fourminutes.train.checkpoint import Saved
 from fourminutes.train.course import Course, begin, own_state, resume, shared_state
 from fourminutes.train.loop import take_step
 from fourminutes.train.ranks import Ranks
-from fourminutes.train.run import require_fit
+from fourminutes.train.requirements import require_fit
 from fourminutes.train.setup import Input, Parts, Position, set_up
 from fourminutes.train.step import Stepper, eager_step
 

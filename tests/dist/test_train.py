@@ -31,7 +31,8 @@ from fourminutes.train.course import Course
 from fourminutes.train.evaluate import evaluate, image_scores
 from fourminutes.train.loss_scale import LossScale
 from fourminutes.train.ranks import Ranks
-from fourminutes.train.run import in_words, parameter_checksum
+from fourminutes.train.requirements import in_words
+from fourminutes.train.run import parameter_checksum
 from fourminutes.train.setup import settle_arithmetic
 from fourminutes.train.step import accumulate_gradients
 
@@ -221,6 +222,15 @@ def test_the_traced_step_shows_every_bucket_on_every_rank_in_one_order(bench, fr
         assert made == [(bucket, name) for bucket in sorted(buckets) for name in names]
     assert all(0 <= one["exposed_s"] <= one["busy_s"] for one in trace["otherData"]["overlap_by_rank"])
     assert trace["otherData"]["reduce"]["front_end"] == front_end
+
+    reduction = record_of(plan).reduction
+    assert reduction is not None
+    assert reduction.traced is not None
+    own = [event for event in spans if event["pid"] == 0]
+    assert [(span.bucket, span.name) for span in reduction.traced.spans] == [(one["tid"], one["name"]) for one in own]
+    assert len(reduction.buckets) == 1 + max(one["tid"] for one in own)
+    assert reduction.traced.step == 3
+    assert [len(reduction.traced.busy_s), len(reduction.traced.exposed_s)] == [4, 4]
 
 
 def test_recalibration_on_more_pictures_than_there_are_makes_as_many_passes_on_every_rank(bench):

@@ -23,6 +23,7 @@ from fourminutes.plan import (
     ModelPlan,
     OptimizerPlan,
     Plan,
+    ReducePlan,
     RunPlan,
     ScalePlan,
     ShardRecipe,
@@ -33,12 +34,15 @@ from fourminutes.record import (
     Manifest,
     Placement,
     Prediction,
+    Reduction,
     RunRecord,
     ScaleRecord,
     Session,
     ShardEntry,
     SplitSummary,
     StepTimes,
+    TracedSpan,
+    TracedStep,
     write_record,
 )
 from fourminutes.report import FIGURES, TABLES, drawing, figure_names, make_report, table_names
@@ -114,6 +118,23 @@ def run_record(name, plan="made", run_settings=None, final_top1=80.0, rate=100.0
             Session(started="2026-11-20T09:00:00+00:00", from_step=0, to_step=18, wall_s=wall, ended="finished"),
         ),
         parameter_checksum="cd" * 32,
+        reduction=Reduction(settings=chosen.reduce, buckets=(600_000, 1_000_000), traced=traced_step())
+        if chosen.processes > 1
+        else None,
+    )
+
+
+def traced_step() -> TracedStep:
+    """Two buckets; the second is ready when the first is half reduced."""
+    spans = [(0, "queued", 0, 1), (0, "all_reduce, world", 1, 5), (1, "queued", 3, 5), (1, "all_reduce, world", 5, 9)]
+    return TracedStep(
+        step=20,
+        spans=tuple(
+            TracedSpan(bucket=bucket, name=name, start_s=start / 1e3, end_s=end / 1e3)
+            for bucket, name, start, end in spans
+        ),
+        busy_s=(8e-3, 8e-3),
+        exposed_s=(6e-3, 5e-3),
     )
 
 
@@ -209,7 +230,9 @@ def plan_of(runs: dict[str, RunPlan], name: str = "made", **blocks: Any) -> Plan
 RUNS = {
     "alexnet-sgd-64": settings("alexnet_bn", "sgd", 64),
     "resnet50-lars-512": settings(),
-    "resnet50-lars-1024-x2": settings(batch=1024, processes=2),
+    "resnet50-lars-1024-x2": settings(batch=1024, processes=2).model_copy(
+        update={"reduce": ReducePlan(bucket_mib=4, trace_step=20)}
+    ),
 }
 
 
@@ -261,6 +284,23 @@ def test_a_plan_without_sweeps_declares_nothing_of_them() -> None:
     plan = plan_of(RUNS)
     assert set(TABLES) - set(table_names(plan)) == {"claims", "sweeps", "ledger"}
     assert set(FIGURES) - set(figure_names(plan)) == {"batch-size", "tuning"}
+
+
+def test_a_plan_without_a_traced_step_has_no_figure_of_it() -> None:
+    untraced = {name: run.model_copy(update={"reduce": ReducePlan()}) for name, run in RUNS.items()}
+    assert "overlap" in figure_names(plan_of(RUNS))
+    assert "overlap" not in figure_names(plan_of(untraced))
+
+
+def test_the_overlap_shows_each_buckets_way_and_when_the_last_was_ready(here: Path) -> None:
+    plan = plan_of(RUNS)
+    record_all(plan)
+    (axes,) = (one for one in BUILDERS["overlap"](gather(plan)).axes if one.patches)
+    assert "resnet50-lars-1024-x2" in axes.get_title()
+    assert "step 20: 25 % hidden" in axes.get_title()
+    bars = [(round(bar.get_x()), round(bar.get_x() + bar.get_width())) for bar in axes.patches]
+    assert bars == [(0, 1), (1, 5), (3, 5), (5, 9)]
+    assert axes.lines[0].get_xdata()[0] == pytest.approx(3)
 
 
 def test_equal_records_give_equal_bytes(built: tuple[Plan, Path], here: Path) -> None:

@@ -15,7 +15,7 @@ from fourminutes.record.measure import (
     Tuning,
 )
 from fourminutes.record.provenance import Provenance, code, provenance, utc_now
-from fourminutes.record.run import Epoch, Placement, Reduction, RunRecord, Session, StepTimes
+from fourminutes.record.run import Epoch, Placement, Reduction, RunRecord, Session, StepTimes, TracedSpan, TracedStep
 from fourminutes.record.sweep import SweepRecord, Trial
 
 __all__ = [
@@ -42,6 +42,8 @@ __all__ = [
     "StageFit",
     "StepTimes",
     "SweepRecord",
+    "TracedSpan",
+    "TracedStep",
     "Trial",
     "Tuning",
     "code",

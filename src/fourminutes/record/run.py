@@ -75,11 +75,35 @@ class Session(Record):
     ended: Literal["finished", "interrupted", "running"] = Field(description="running: ended without a word")
 
 
+class TracedSpan(Record):
+    """A stretch of a bucket's way: queued, cast, a stage, or the division."""
+
+    bucket: int = Field(description="from 0, in the order of reduction")
+    name: str
+    start_s: float = Field(description="from the first bucket's readiness on")
+    end_s: float
+
+
+class TracedStep(Record):
+    """Every bucket's way through one step, and what of the communication the backward pass hid."""
+
+    step: int
+    spans: tuple[TracedSpan, ...] = Field(min_length=1, description="rank 0's")
+    busy_s: tuple[float, ...] = Field(description="time in which some bucket was being reduced, by rank")
+    exposed_s: tuple[float, ...] = Field(description="of that, time after the last bucket was ready, by rank")
+
+    @property
+    def hidden_percent(self) -> float:
+        """Share of rank 0's communication that ran behind the backward pass."""
+        return 100 * (1 - self.exposed_s[0] / self.busy_s[0]) if self.busy_s[0] else 100.0
+
+
 class Reduction(Record):
     """How gradients were averaged in the end."""
 
     settings: ReducePlan = Field(description="with what a tuning chose in its place")
     buckets: tuple[int, ...] = Field(description="elements of every bucket, in the order of their reduction")
+    traced: TracedStep | None = Field(None, description="null where the plan has no step traced")
 
 
 class RunRecord(Record):

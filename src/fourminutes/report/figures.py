@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from fourminutes.report import figures_claims, figures_runs, figures_scale
+from fourminutes.report import figures_claims, figures_runs, figures_scale, figures_steps
 from fourminutes.report.evidence import Evidence
 
 BUILDERS: dict[str, Callable[[Evidence], Figure]] = {
@@ -15,6 +15,7 @@ BUILDERS: dict[str, Callable[[Evidence], Figure]] = {
     "accuracy": figures_runs.accuracy,
     "time-split": figures_runs.time_split,
     "allreduce": figures_runs.allreduce,
+    "overlap": figures_steps.overlap,
     "scaling": figures_scale.scaling,
     "scalability": figures_scale.scalability,
     "systems": figures_scale.systems,

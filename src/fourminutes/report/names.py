@@ -32,6 +32,10 @@ FIGURES = {
     "accuracy": "Top-1 accuracy of every run over its epochs and over training time.",
     "time-split": "Where a run's time goes; hatched parts are waiting.",
     "allreduce": "Time and bus bandwidth of the measured all-reduce by message size; bands span the quartiles.",
+    "overlap": (
+        "Every bucket's way through one step on rank 0: queued, then each stage of its reduction; to the right of the "
+        "line no gradient is left to compute, and communication is exposed."
+    ),
     "scaling": (
         "Efficiency by number of processes: measured, predicted, and published for the paper's cluster "
         "(half-filled: derived; hollow: unconfirmed). The authors write about 99 % at 1,024; their 97 % at 2,048 "
@@ -65,6 +69,7 @@ def _applies(name: str, plan: Plan) -> bool:
         **dict.fromkeys(("sweeps", "ledger", "batch-size", "tuning"), plan.sweeps),
         **dict.fromkeys(("runs", "accuracy", "time-split"), plan.runs or plan.report.records),
         "allreduce": plan.comm or plan.report.comm_records,
+        "overlap": any(run.reduce.trace_step and run.processes > 1 for run in plan.runs.values()),
         "scaling": plan.scale,
         "data": plan.data,
     }

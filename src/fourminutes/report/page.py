@@ -40,7 +40,11 @@ SECTIONS = (
     ("runs", "Runs", (("table", "runs"), ("figure", "accuracy"), ("figure", "time-split"))),
     ("data", "Data", (("table", "data"),)),
     ("paper", "Beside the paper", (("table", "results"), ("table", "ablations"), ("figure", "scalability"))),
-    ("communication", "Communication", (("figure", "allreduce"), ("table", "allreduce"), ("table", "steps"))),
+    (
+        "communication",
+        "Communication",
+        (("figure", "allreduce"), ("table", "allreduce"), ("figure", "overlap"), ("table", "steps")),
+    ),
     ("scale", "Scale", (("figure", "scaling"), ("table", "scaling"))),
     ("systems", "Other systems", (("figure", "systems"), ("table", "systems"))),
 )

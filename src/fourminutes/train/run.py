@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from fourminutes.comm.whereabouts import HERE
 from fourminutes.data.loader import LoaderState, LoaderStateMismatch
 from fourminutes.errors import RunFailed, UserError
 from fourminutes.plan import DataPlan, Plan, RunPlan, run_of
-from fourminutes.record import Manifest, Placement, Reduction, RunRecord, code, provenance, read_record, write_record
+from fourminutes.record import Manifest, Placement, Reduction, RunRecord, code, provenance, write_record
 from fourminutes.train.agreement import require_agreement
 from fourminutes.train.checkpoint import BEST, FINAL, Saved, drop_all, load_newest, save_weights
 from fourminutes.train.course import Course, begin, resume
@@ -29,6 +29,7 @@ from fourminutes.train.loop import stepper_of, train_epochs
 from fourminutes.train.mlperf import MlperfLog
 from fourminutes.train.precision import arithmetic
 from fourminutes.train.ranks import Ranks
+from fourminutes.train.requirements import data_of, in_words, require_fit
 from fourminutes.train.setup import Input, Parts, Position, set_up, settle_buckets
 from fourminutes.train.tensorboard import tensorboard
 from fourminutes.train.trace_file import TraceFile
@@ -53,6 +54,14 @@ class Job:
         """The run's own folder; another recipe, or other pictures, never meet its checkpoints."""
         identity = hashlib.sha256(f"{self.settings.lineage_hash} {self.manifest.dataset_hash}".encode()).hexdigest()
         return self.plan.work / self.plan.name / f"{self.run}-{identity[:10]}"
+
+    def trace_file(self, hosts: Sequence[str]) -> TraceFile | None:
+        """Where the traced step is written, of ranks on `hosts`; None where none is traced."""
+        if (step := self.settings.reduce.trace_step) is None:
+            return None
+        reduce = self.settings.reduce.model_dump(mode="json")
+        about = {"plan": self.plan.name, "run": self.run, "settings": self.settings.recipe_hash, "reduce": reduce}
+        return TraceFile(Path("logs") / self.plan.name / "trace" / f"{self.run}.json", step, hosts, about)
 
 
 @dataclass(frozen=True)
@@ -101,76 +110,12 @@ def joined(launch: Launch, settings: RunPlan) -> AbstractContextManager[None]:
     return process_group(launch, timeout_s=settings.lost_after_s + _COLLECTIVES_WAIT_LONGER_S)
 
 
-@contextmanager
-def in_words(name: str, settings: RunPlan) -> Iterator[None]:
-    """Within this, what the device or the compiler cannot do ends in one line.
-
-    Raises:
-        UserError: the GPU's memory is too small, or the network cannot be compiled here.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"{name}: batch.per_device {settings.batch.per_device}: more than the GPU's memory holds; lower it, and "
-            "micro-batches make up the same global batch"
-        ) from error
-    except _compiler_errors(settings) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{name}: compile: torch cannot compile the network here ({reason}); set it to false"
-        ) from error
-
-
-def _compiler_errors(settings: RunPlan) -> tuple[type[Exception], ...]:
-    if not settings.compile:
-        return ()
-    from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
-
-    return (TorchDynamoException,)
-
-
 def parameter_checksum(model: nn.Module) -> str:
     """SHA-256 over the bytes of the state dict's tensors, in its order, each in row-major order."""
     digest = hashlib.sha256()
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def data_of(plan: Plan) -> tuple[DataPlan, Manifest]:
-    """The data set of a plan, as made.
-
-    Raises:
-        UserError: the plan has none, or it is not made yet.
-    """
-    if plan.data is None:
-        raise UserError(f"plan {plan.name!r} has no data block; add one that names the pictures")
-    if not plan.manifest.is_file():
-        raise UserError(f"{plan.manifest}: the data set is not made yet; run `snakemake {plan.manifest}` first")
-    return plan.data, read_record(plan.manifest, Manifest)
-
-
-def require_fit(name: str, settings: RunPlan, manifest: Manifest, launch: Launch) -> None:
-    """Make sure that the data and the processes at hand are enough for what `name` asks for.
-
-    Raises:
-        UserError: they are not.
-    """
-    train_images = manifest.splits["train"].samples
-    if train_images < settings.batch.global_batch:
-        raise UserError(
-            f"{name}: batch.global_batch {settings.batch.global_batch} is more than the {train_images} training "
-            "images; choose a smaller one"
-        )
-    if settings.cuda_graph and device_of(launch).type != "cuda":
-        raise UserError(f"{name}: cuda_graph: there is no GPU here; set it to false")
-    wanted = settings.processes
-    if launch.world_size != wanted:
-        raise UserError(
-            f"{name}: its plan asks for {wanted} processes, but {launch.world_size} were started; start it by "
-            f"`fourminutes launch --processes {wanted} -- fourminutes ...`, by torchrun or by srun"
-        )
 
 
 def identity(settings: RunPlan, manifest: Manifest) -> dict[str, str]:
@@ -183,10 +128,13 @@ def identity(settings: RunPlan, manifest: Manifest) -> dict[str, str]:
     }
 
 
-def reduction_of(parts: Parts) -> Reduction | None:
-    """How gradients were in fact averaged, as recorded; None for one process."""
-    state = parts.reduce_state
-    return None if state is None else Reduction(settings=state.settings, buckets=tuple(state.layout))
+def _reduction(job: Job, parts: Parts, place: Place) -> Reduction | None:
+    """How gradients were in fact averaged; None for one process."""
+    if (state := parts.reduce_state) is None:
+        return None
+    trace = job.trace_file(place.topology.hosts)
+    traced = trace.read() if trace else None
+    return Reduction(settings=state.settings, buckets=tuple(state.layout), traced=traced)
 
 
 def placed(settings: RunPlan, place: Place, device: torch.device) -> Placement:
@@ -266,10 +214,8 @@ def _listeners(job: Job, parts: Parts, course: Course, place: Place) -> Listener
     )
     listeners: list[Listener] = [display]
     listeners += tensorboard(Path("logs") / job.plan.name / "tensorboard" / job.run, from_step=course.batch)
-    if settings.reduce.trace_step is not None:
-        path = Path("logs") / job.plan.name / "trace" / f"{job.run}.json"
-        about = {"plan": job.plan.name, "run": job.run, "reduce": settings.reduce.model_dump(mode="json")}
-        listeners.append(TraceFile(path, place.topology.hosts, about))
+    if trace := job.trace_file(place.topology.hosts):
+        listeners.append(trace)
     if job.plan.mlperf is not None:
         log = MlperfLog(
             job.plan.results / "mlperf" / f"{job.run}.log",
@@ -301,7 +247,7 @@ def _finish(job: Job, parts: Parts, course: Course, place: Place) -> RunRecord:
         epochs=tuple(course.epochs),
         sessions=course.sessions("finished"),
         parameter_checksum=parameter_checksum(parts.model),
-        reduction=reduction_of(parts),
+        reduction=_reduction(job, parts, place),
     )
     save_weights(job.checkpoints / FINAL, parts.model.state_dict())
     if job.settings.checkpoint.keep_best and course.last_is_best:

@@ -23,7 +23,8 @@ from fourminutes.train.course import Course, begin
 from fourminutes.train.interrupt import stop_signals
 from fourminutes.train.listen import Listener
 from fourminutes.train.loop import stepper_of, train_epochs
-from fourminutes.train.run import Place, data_of, identity, in_words, joined, placed, require_fit
+from fourminutes.train.requirements import data_of, in_words, require_fit
+from fourminutes.train.run import Place, identity, joined, placed
 from fourminutes.train.search import Want, chosen_value, is_at_edge, next_final, next_tuning, tune_percent
 from fourminutes.train.setup import Input, Parts, Position, set_up, settle_buckets
 
