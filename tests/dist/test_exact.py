@@ -18,8 +18,8 @@ from fourminutes.plan import AlgorithmChoice, ReducePlan
 
 SHAPES = ((33, 5), (7,), (130,), (2, 3, 3, 3))
 LIMIT_BYTES = 600  # two or more buckets, one of a single tensor
-#: The hierarchy for the smaller buckets, in whatever format they travel.
-CHOICES = (AlgorithmChoice(algorithm="hierarchical", up_to_kib=0.3), AlgorithmChoice(algorithm="ring"))
+#: The hierarchy, in groups of its own, for the smaller buckets, in whatever format they travel.
+CHOICES = (AlgorithmChoice(algorithm="hierarchical", group_ranks=2, up_to_kib=0.3), AlgorithmChoice(algorithm="ring"))
 WIRES = ("fp32", "fp16", "bf16")
 LARGEST = {"fp32": 10_000, "fp16": 2048, "bf16": 256}  # sums up to here are exact
 

@@ -29,7 +29,8 @@ STAGE = r"stage (reduce, within|all_reduce, across|broadcast, within)"
 CHANGES = {
     "processes": PROCESSES,
     "checkpoint": {"every_steps": 3},
-    "reduce": {"algorithm": "hierarchical", "group_ranks": 2, "bucket_mib": 0.02},
+    # One lane, so that it is certain in which bucket a rank is missed.
+    "reduce": {"algorithm": "hierarchical", "group_ranks": 2, "bucket_mib": 0.02, "lanes": 1},
 }
 # Where it has to pass: more than one rank may take longer than another for its imports, or for its first words.
 LOST_AFTER_S = {"stop": 10, "hang": 10, "late": 5}
