@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ratios import geometric_mean, quartiles, ratio
@@ -20,6 +21,7 @@ sys.path.insert(0, str(HERE.parents[1] / "tests"))
 from support.hosts import hosts, missing, run_on  # noqa: E402 - the tests have the same hosts
 
 RATE = "1gbit"
+NETWORKS = ("resnet50", "alexnet_bn")
 #: Name, hosts, ranks a host, group sizes.
 LAYOUTS = {"8x1": (8, 1, (2, 4)), "4x2": (4, 2, (2,))}
 _NOT_SINGLE = ("hybrid", "hybrid, hook", "ddp", "call a tensor")
@@ -47,22 +49,53 @@ def main() -> None:
 
 
 def _measured(name: str, asked: argparse.Namespace) -> dict[str, Any]:
-    worker = [sys.executable, str(HERE / "worker.py"), "--set-rounds", str(asked.set_rounds)]
     print(f"measuring {name} ...", file=sys.stderr, flush=True)
     if name == "loopback":
         command = [str(Path(sys.executable).with_name("fourminutes")), "launch", "--processes", "4", "--"]
-        output = subprocess.run([*command, *worker, "--loopback"], check=True, stdout=subprocess.PIPE, text=True).stdout
-        return json.loads(output)  # type: ignore[no-any-return]
+        line = _worker("loopback", rounds=asked.set_rounds)
+        return _answer(subprocess.run([*command, *line], check=True, stdout=subprocess.PIPE, text=True).stdout)
     count, per_host, groups = LAYOUTS[name]
-    line = [*worker, "--rounds", str(asked.rounds), "--groups", *map(str, groups)]
-    with hosts(count, rate=RATE) as made:
+    with hosts(count, rate=RATE) as made, TemporaryDirectory() as folder:
         placed = [host for host in made for _ in range(per_host)]
-        return json.loads(run_on(placed, line, {"OMP_NUM_THREADS": "1"}, timeout_s=_TIMEOUT_S)[0])  # type: ignore[no-any-return]
+
+        def run(line: Sequence[str]) -> dict[str, Any]:
+            grouped = [*line, "--groups", *map(str, groups)]
+            return _answer(run_on(placed, grouped, {"OMP_NUM_THREADS": "1"}, timeout_s=_TIMEOUT_S)[0])
+
+        found = run(_worker("messages", rounds=asked.rounds))
+        tuning = Path(folder) / "tuning.json"
+        tuning.write_text(json.dumps(found["tuning"]))
+        found["sets"] = {
+            network: [
+                run([*_worker("set", rounds=asked.set_rounds, network=network, part=part), "--tuning", str(tuning)])
+                for part in range(2 + len(groups))
+            ]
+            for network in NETWORKS
+        }
+    return found
+
+
+def _worker(what: str, **options: object) -> list[str]:
+    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    return [sys.executable, str(HERE / "worker.py"), what, *given]
+
+
+def _answer(output: str) -> dict[str, Any]:
+    """What rank 0 printed last."""
+    return json.loads(output.strip().splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def _report(found: Mapping[str, Any]) -> str:
-    parts = [_choices(found), _messages_table(found), _verdict_on_messages(found), _sets_table(found["sets"], "hybrid")]
-    return "\n\n".join([*parts, _verdict_on_predictions(found)])
+    return "\n\n".join(
+        [
+            _choices(found),
+            _messages_table(found),
+            _verdict_on_messages(found),
+            _verdict_on_predictions(found),
+            _sets_table(found["sets"], "hybrid"),
+            *(_verdict_on_set(network, parts) for network, parts in found["sets"].items()),
+        ]
+    )
 
 
 def _choices(found: Mapping[str, Any]) -> str:
@@ -102,10 +135,26 @@ def _sets_table(sets: Mapping[str, Sequence[Times]], own: str) -> str:
     rows = [
         [network, name, *_cells(times[name]), "" if name == own else str(ratio(times[own], times[name]))]
         for network, parts in sets.items()
-        for times in parts
+        for times in (part["times"] for part in parts)
         for name in times
     ]
     return _markdown(["gradients of", "way", "median ms", "quartiles", "n", f"{own} / it"], rows)
+
+
+def _verdict_on_set(network: str, parts: Sequence[Mapping[str, Any]]) -> str:
+    """The hybrid against the best single algorithm, DDP as it comes, and one call a tensor."""
+    beside = {name: part["times"] for part in parts for name in part["times"]}
+    single = {name: statistics.median(times[name]) for name, times in beside.items() if name not in _NOT_SINGLE}
+    best = min(single, key=single.__getitem__)
+    told = [
+        f"{words} {ratio(beside[name]['hybrid'], beside[name][name])}"
+        for name, words in (
+            (best, f"the best single one ({best})"),
+            ("ddp", "DDP"),
+            ("call a tensor", "a call a tensor"),
+        )
+    ]
+    return f"{network}, buckets of {parts[0]['bucket_mib']:g} MiB: hybrid / {', hybrid / '.join(told)}."
 
 
 def _cells(seconds: Sequence[float]) -> list[str]:

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,9 +23,8 @@ from fourminutes.comm.topology import Topology, discover
 from fourminutes.comm.tune import tune
 from fourminutes.comm.tuner import Readiness, best_fusion, curves_of, fusions, predicted_s, tuned
 from fourminutes.plan import ReducePlan
-from fourminutes.record import Tuning
+from fourminutes.record import Tuning, read_record
 
-NETWORKS = ("resnet50", "alexnet_bn")
 #: None but the first is one that the tuner measures.
 SIZES_KIB = (1, 2, 8, 32, 128, 512, 2 * 1024, 8 * 1024, 32 * 1024)
 _LARGE_KIB = 4 * 1024
@@ -32,21 +32,43 @@ _LARGE_KIB = 4 * 1024
 Times = dict[str, list[float]]
 
 
-def measure(launch: Launch, groups: Sequence[int], rounds: int, set_rounds: int) -> dict[str, Any]:
-    """Tune, then time messages of every size and both networks' gradient sets, all ways in turns."""
+def measure(launch: Launch, groups: Sequence[int], rounds: int) -> dict[str, Any]:
+    """Tune, then time messages of every size, all ways in turns."""
     topology = discover(launch)
     grouped = {size: topology.regrouped(size) for size in groups}
-    tuning = tune(launch, list(grouped.values()), wire="fp32", budget_s=15)
-    tuning = _from_first(tuning)
+    tuning = _from_first(tune(launch, list(grouped.values()), wire="fp32", budget_s=15))
     ways = _ways(topology, grouped, tuning)
-    messages = {size: _message_times(ways, size, rounds) for size in SIZES_KIB}
-    sets = {name: _set_times(name, topology, grouped, tuning, set_rounds) for name in NETWORKS}
     return {
         "tuning": tuning.model_dump(mode="json"),
-        "messages": messages,
+        "messages": {size: _message_times(ways, size, rounds) for size in SIZES_KIB},
         "predicted_s": {size: _predictions(tuning, size * 1024) for size in SIZES_KIB},
-        "sets": sets,
     }
+
+
+def measure_set(
+    launch: Launch, network: str, part: int, groups: Sequence[int], tuning: Tuning, rounds: int
+) -> dict[str, Any]:
+    """Time a network's gradient set, some ways and the hybrid in turns.
+
+    Of each part in processes of its own, since buffers for all ways at once would not fit in memory. Single algorithms
+    have the bucket size that the tuner chooses for the hybrid.
+    """
+    topology = discover(launch)
+    sizes = sizes_of(network)
+    settings = _settings_for(sizes, tuning)
+    parts: list[dict[str, Callable[[], Pass]]] = [
+        {"hybrid, hook": partial(hook_pass, sizes, topology, settings), "ddp": partial(ddp_pass, sizes)},
+        {
+            "ring": partial(flat_pass, sizes, topology, _single(settings, "ring")),
+            "call a tensor": partial(tensor_pass, sizes, topology),
+        },
+    ]
+    for size in groups:
+        own = topology.regrouped(size)
+        ways = ("hierarchical", "torus")
+        parts.append({f"{way} of {size}": partial(flat_pass, sizes, own, _single(settings, way)) for way in ways})
+    builders = {"hybrid": partial(flat_pass, sizes, topology, settings)} | parts[part]
+    return {"bucket_mib": settings.bucket_mib, "times": _built_in_turns(builders, rounds)}
 
 
 def measure_loopback(launch: Launch, rounds: int) -> dict[str, Any]:
@@ -65,7 +87,10 @@ def measure_loopback(launch: Launch, rounds: int) -> dict[str, Any]:
         "hook": partial(hook_pass, sizes, topology, ReducePlan(wire="fp16")),
         "ddp": partial(ddp_pass, sizes, default_hooks.fp16_compress_hook),
     }
-    sets = {"resnet50, fp32": [_built_in_turns(fp32, rounds)], "resnet50, fp16": [_built_in_turns(fp16, rounds)]}
+    sets = {
+        "resnet50, fp32": [{"times": _built_in_turns(fp32, rounds)}],
+        "resnet50, fp16": [{"times": _built_in_turns(fp16, rounds)}],
+    }
     return {"tuning": tuning.model_dump(mode="json"), "sets": sets}
 
 
@@ -89,33 +114,6 @@ def _summing(way: Summation, tensor: Tensor) -> Callable[[], None]:
             pass
 
     return one_pass
-
-
-def _set_times(
-    name: str, topology: Topology, grouped: Mapping[int, Topology], tuning: Tuning, rounds: int
-) -> list[Times]:
-    """In parts, each with the hybrid, since buffers for all ways at once would not fit in memory.
-
-    Single algorithms have the bucket size that the tuner chooses for the hybrid.
-    """
-    sizes = sizes_of(name)
-    settings = _settings_for(sizes, tuning)
-    parts: list[dict[str, Callable[[], Pass]]] = [
-        {"hybrid, hook": partial(hook_pass, sizes, topology, settings), "ddp": partial(ddp_pass, sizes)},
-        {
-            "ring": partial(flat_pass, sizes, topology, _single(settings, "ring")),
-            "call a tensor": partial(tensor_pass, sizes, topology),
-        },
-    ]
-    parts += [
-        {
-            f"{way} of {size}": partial(flat_pass, sizes, own, _single(settings, way))
-            for way in ("hierarchical", "torus")
-        }
-        for size, own in grouped.items()
-    ]
-    hybrid = partial(flat_pass, sizes, topology, settings)
-    return [_built_in_turns({"hybrid": hybrid} | part, rounds) for part in parts]
 
 
 def _built_in_turns(builders: Mapping[str, Callable[[], Pass]], rounds: int) -> Times:
@@ -170,18 +168,23 @@ def _from_first(tuning: Tuning) -> Tuning:
 def main() -> None:
     """Join the others and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["messages", "set", "loopback"])
     parser.add_argument("--groups", type=int, nargs="*", default=[])
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--set-rounds", type=int, default=8)
-    parser.add_argument("--loopback", action="store_true")
+    parser.add_argument("--network", default="resnet50")
+    parser.add_argument("--part", type=int, default=0)
+    parser.add_argument("--tuning", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     launch = resolve_launch()
     with process_group(launch):
-        if asked.loopback:
-            found = measure_loopback(launch, asked.set_rounds)
+        if asked.what == "messages":
+            found = measure(launch, asked.groups, asked.rounds)
+        elif asked.what == "loopback":
+            found = measure_loopback(launch, asked.rounds)
         else:
-            found = measure(launch, asked.groups, asked.rounds, asked.set_rounds)
+            tuning = read_record(asked.tuning, Tuning)
+            found = measure_set(launch, asked.network, asked.part, asked.groups, tuning, asked.rounds)
         distributed.barrier()
         if launch.is_first:
             print(json.dumps(found))

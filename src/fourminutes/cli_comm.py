@@ -10,6 +10,7 @@ import typer
 from fourminutes.comm.launch import TIMEOUT_S
 from fourminutes.comm.options import bench_settings, group_ranks_of
 from fourminutes.errors import UserError
+from fourminutes.files import clear_write_errors
 from fourminutes.plan import load_plan
 
 comm_app = typer.Typer(
@@ -41,6 +42,7 @@ def bench(
     from fourminutes.comm.watched import watched
     from fourminutes.record import write_record
 
+    _require_json(out)
     loaded = load_plan(plan) if plan else None
     if loaded and loaded.comm is None:
         raise UserError(f"{plan}: has no comm block; add one, or leave --plan out")
@@ -87,6 +89,7 @@ def tune(
     from fourminutes.comm.watched import watched
     from fourminutes.record import write_record
 
+    _require_json(out)
     if (plan is None) != (run is None):
         raise UserError("--plan, --run: go together; give both, or none to tune for any model")
     sizes = group_ranks_of(groups)
@@ -101,3 +104,11 @@ def tune(
     if tuning is not None:
         write_record(out, tuning)
         print(tuning.model_dump_json(indent=1) if json_ else tuning_table(tuning))
+
+
+def _require_json(out: Path) -> None:
+    """Make sure that the record has a name of its own, before anything is measured for it."""
+    if out.suffix != ".json":
+        raise UserError(f"--out {out}: must end in .json")
+    with clear_write_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-TOOLS = ("ip", "tc", "nsenter", "unshare")
+TOOLS = ("ip", "tc", "nsenter", "unshare", "hostname")
 _PREFIX = f"fm{os.getpid() % 10_000}"
 _SUBNET = "10.77.0"
 # Packets that the kernel has joined are up to 64 KiB, and the bucket has to hold some of them to reach the rate. What
@@ -29,11 +31,12 @@ def missing() -> str | None:
         return "limited links need root"
     absent = [tool for tool in TOOLS if shutil.which(tool) is None]
     if absent:
-        return f"limited links need the commands {', '.join(absent)} (Debian: iproute2, util-linux)"
-    probe = subprocess.run(["ip", "netns", "add", f"{_PREFIX}probe"], check=False, capture_output=True, text=True)
-    if probe.returncode != 0:
-        return f"limited links need network namespaces: {probe.stderr.strip()}"
-    _call("ip", "netns", "del", f"{_PREFIX}probe")
+        return f"limited links need the commands {', '.join(absent)} (Debian: iproute2, util-linux, hostname)"
+    try:
+        with hosts(1, rate="1gbit") as (host,):
+            subprocess.run(host.command(["true"]), check=True)
+    except subprocess.CalledProcessError as error:
+        return f"limited links need network namespaces, veth, bridge and tbf: `{' '.join(error.cmd)}` failed"
     return None
 
 
@@ -48,7 +51,7 @@ class Host:
     def command(self, line: Sequence[str]) -> list[str]:
         """The command line that runs `line` on this host."""
         enter = ["nsenter", f"--net=/run/netns/{self.namespace}", "unshare", "--uts", "sh", "-c"]
-        return [*enter, f'hostname {self.name}; exec "$@"', "sh", *line]
+        return [*enter, f'hostname {self.name} && exec "$@"', "sh", *line]
 
     def counted_bytes(self) -> tuple[int, int]:
         """Bytes received and sent through the host's link so far, with all headers."""
@@ -90,38 +93,47 @@ def _add_host(number: int, bridge: str, rate: str, undo: ExitStack) -> Host:
 def run_on(placed: Sequence[Host], line: Sequence[str], environ: Mapping[str, str], *, timeout_s: float) -> list[str]:
     """Run `line` once for every entry of `placed`, a rank each, with torchrun's variables; stdout of each rank.
 
-    Ranks on one host stand next to each other in `placed`.
+    Ranks on one host stand next to each other in `placed`. As soon as one fails, all are ended.
 
     Raises:
         RuntimeError: a rank failed; with the end of its stderr.
-        subprocess.TimeoutExpired: they did not end in time, and were killed.
+        TimeoutError: they did not end in time.
     """
     shared = {**os.environ, **environ, "MASTER_ADDR": placed[0].address, "MASTER_PORT": "29500"}
     shared |= {"WORLD_SIZE": str(len(placed)), "GLOO_SOCKET_IFNAME": "eth0"}
-    processes = []
-    try:
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        processes = []
         for rank, host in enumerate(placed):
             local = {
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank - list(placed).index(host)),
                 "LOCAL_WORLD_SIZE": str(list(placed).count(host)),
             }
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            processes.append(subprocess.Popen(host.command(line), env=shared | local, **pipes))
-        outputs = [process.communicate(timeout=timeout_s) for process in processes]
+            out, err = (stack.enter_context((Path(folder) / f"{rank}.{name}").open("w")) for name in ("out", "err"))
+            processes.append(subprocess.Popen(host.command(line), env=shared | local, stdout=out, stderr=err))
+        failed = _first_failure(processes, timeout_s)
+        if failed is not None:
+            errors = (Path(folder) / f"{failed}.err").read_text()
+            raise RuntimeError(f"rank {failed} ended with {processes[failed].returncode}: {errors[-2000:]}")
+        return [(Path(folder) / f"{rank}.out").read_text() for rank in range(len(placed))]
+
+
+def _first_failure(processes: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> int | None:
+    """Wait for all; the rank that failed first, whereupon all others are killed, or None."""
+    end_s = time.monotonic() + timeout_s
+    try:
+        while any(process.poll() is None for process in processes):
+            for rank, process in enumerate(processes):
+                if process.returncode:
+                    return rank
+            if time.monotonic() > end_s:
+                raise TimeoutError(f"{len(processes)} ranks did not end within {timeout_s:g} s")
+            time.sleep(0.1)
+        return next((rank for rank, process in enumerate(processes) if process.returncode), None)
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    for rank, (process, (_, errors)) in enumerate(zip(processes, outputs, strict=True)):
-        if process.returncode:
-            raise RuntimeError(f"rank {rank} ended with {process.returncode}: {errors[-2000:]}")
-    return [output for output, _ in outputs]
-
-
-def here() -> Path:
-    """The root of this clone."""
-    return Path(__file__).resolve().parents[2]
 
 
 def _call(*line: str) -> None:

@@ -5,6 +5,7 @@ rule train_run:
     input:
         manifest=ancient(MANIFEST),
         shards=ancient(SHARDS),
+        tuning=lambda wildcards: PLAN.runs[wildcards.run].reduce.tuning or [],
     output:
         f"{RESULTS}/runs/{{run}}.json",
     log:

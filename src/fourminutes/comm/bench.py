@@ -11,9 +11,17 @@ import pyarrow.parquet as pq
 from tabulate import tabulate
 
 from fourminutes.comm.calls import Calls
+from fourminutes.comm.collectives import require_even
 from fourminutes.comm.fit import UNLIMITED_BYTE_S, fit_links, fit_stages
-from fourminutes.comm.launch import Launch, device_of, process_group, resolve_launch
-from fourminutes.comm.timing import arrangements, time_calls
+from fourminutes.comm.launch import (
+    COLLECTIVES_WAIT_LONGER_S,
+    TIMEOUT_S,
+    Launch,
+    device_of,
+    process_group,
+    resolve_launch,
+)
+from fourminutes.comm.timing import Arrangement, arrangements, time_calls
 from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.errors import UserError
 from fourminutes.files import written_aside
@@ -45,13 +53,18 @@ def run_bench(settings: CommBenchPlan, *, plan: str) -> Bench | None:
         plan: name of the plan, for the record.
 
     Raises:
-        UserError: the number of processes is not the one that the settings ask for.
+        UserError: the number of processes is not the one that the settings ask for, or only the torus is asked for and
+            no groups are of one size.
     """
     launch = resolve_launch()
     _require_processes(settings, launch)
-    with process_group(launch):
-        topologies = groupings(launch, settings.group_ranks)
-        calls = tuple(_measure(settings, launch, topologies))
+    timeout_s = settings.lost_after_s + COLLECTIVES_WAIT_LONGER_S
+    with process_group(launch, timeout_s=timeout_s):
+        topologies = groupings(launch, settings.group_ranks, timeout_s=timeout_s)
+        items = arrangements(settings.algorithms, topologies, settings.wires)
+        if not items:
+            require_even(topologies[0])
+        calls = tuple(_measure(settings, launch, items))
         where = placement(launch, topologies[0])
     if not launch.is_first:
         return None
@@ -68,12 +81,15 @@ def run_bench(settings: CommBenchPlan, *, plan: str) -> Bench | None:
     return Bench(record, calls)
 
 
-def groupings(launch: Launch, group_ranks: Sequence[int]) -> list[Topology]:
+def groupings(launch: Launch, group_ranks: Sequence[int], *, timeout_s: float = TIMEOUT_S) -> list[Topology]:
     """The processes in groups of each size, or by host where there is none; called by all ranks, in `process_group`."""
-    if group_ranks:
-        first = discover(launch, group_ranks[0])
-        return [first, *(first.regrouped(ranks) for ranks in group_ranks[1:])]
-    return [discover(launch, _GROUP_RANKS_ON_ONE_HOST if launch.is_one_host else None)]
+    if not group_ranks:
+        by_host = _GROUP_RANKS_ON_ONE_HOST if launch.is_one_host else None
+        return [discover(launch, by_host, timeout_s=timeout_s)]
+    # No group is larger than all processes.
+    first, *others = dict.fromkeys(min(ranks, launch.world_size) for ranks in group_ranks)
+    topology = discover(launch, first, timeout_s=timeout_s)
+    return [topology, *(topology.regrouped(ranks) for ranks in others)]
 
 
 def bench_table(record: CommRecord) -> str:
@@ -166,8 +182,7 @@ def _require_processes(settings: CommBenchPlan, launch: Launch) -> None:
         )
 
 
-def _measure(settings: CommBenchPlan, launch: Launch, topologies: Sequence[Topology]) -> Iterator[Calls]:
-    items = arrangements(settings.algorithms, topologies, settings.wires)
+def _measure(settings: CommBenchPlan, launch: Launch, items: Sequence[Arrangement]) -> Iterator[Calls]:
     device = device_of(launch)
     with progress(len(settings.sizes_bytes), "size", "collectives", enabled=launch.is_first) as bar:
         for size in settings.sizes_bytes:

@@ -106,8 +106,10 @@ def summation(settings: ReducePlan, topology: Topology) -> Summation:
     To be called by all ranks alike: groups of other sizes than the topology's get communicators of their own.
 
     Raises:
-        UserError: it needs groups of one size, and these are not.
+        UserError: it needs groups of one size, and these are not; or it is still to be tuned.
     """
+    if settings.algorithm == "auto" or settings.tuning is not None:
+        raise UserError("reduce: is to be tuned first; take what `fourminutes.comm.tuner.tuned` makes of it")
     if settings.algorithm != "hybrid":
         if settings.algorithm == "torus":
             require_even(topology)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import nnls
@@ -23,7 +24,8 @@ from fourminutes.record import CollectiveTiming, Interval, LinkFit, StageFit
 # Where measured times don't grow with size, any fast link fits; this one moves everything in no time.
 UNLIMITED_BYTE_S = 1e15
 _RESAMPLES = 200
-_LEAST_S = 1e-9  # a stage that adds nothing to the end of the one before it
+# A stage that ends with the one before it adds nothing; as a relative square it would outweigh all others.
+_LEAST_SHARE = 0.02
 
 
 def cost_terms(algorithm: str, processes: int, group_ranks: int) -> tuple[int, float]:
@@ -84,44 +86,55 @@ def fit_stages(calls: Sequence[Calls]) -> tuple[StageFit, ...]:
 
     The intervals are percentiles over resampled calls: at each size as many as there were, with replacement.
     """
-    alike: dict[tuple[str, str, int, Wire], list[StageCalls]] = {}
+    alike: dict[tuple[str, str, int, Wire], list[_Point]] = {}
     for one in calls:
         for stage in one.stages:
-            alike.setdefault((one.algorithm, stage.stage, one.group_ranks, one.wire), []).append(stage)
+            point = _Point(stage, least_s=_LEAST_SHARE * float(np.median(one.seconds)))
+            alike.setdefault((one.algorithm, stage.stage, one.group_ranks, one.wire), []).append(point)
     random = np.random.default_rng(0)
-    return tuple(
-        _fit_stage(algorithm, stage, group_ranks, wire, members, random)
-        for (algorithm, stage, group_ranks, wire), members in alike.items()
-    )
-
-
-def _fit_stage(
-    algorithm: str, stage: str, group_ranks: int, wire: Wire, members: Sequence[StageCalls], random: np.random.Generator
-) -> StageFit:
-    payloads = [member.payload_bytes for member in members]
-    steps = [1] * len(members)
-    fitted = fit_affine(steps, payloads, [float(np.median(member.seconds)) for member in members])
-    resampled = [
-        fit_affine(
-            steps,
-            payloads,
-            [float(np.median(random.choice(member.seconds, len(member.seconds)))) for member in members],
+    fits = []
+    for (algorithm, stage_name, group_ranks, wire), points in alike.items():
+        alpha, beta = _stage_constants(points, random)
+        fits.append(
+            StageFit(
+                algorithm=algorithm,
+                stage=stage_name,
+                group_ranks=group_ranks,
+                wire=wire,
+                alpha_s=alpha,
+                beta_s_byte=beta,
+                sizes=len(points),
+            )
         )
-        for _ in range(_RESAMPLES)
-    ]
+    return tuple(fits)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A stage's calls at one size. What adds less than `least_s` to a call counts as if it added that."""
+
+    calls: StageCalls
+    least_s: float
+
+    def median_s(self, random: np.random.Generator | None = None) -> float:
+        """The median, of the calls or of a sample of them."""
+        seconds = np.array(self.calls.seconds)
+        sample = seconds if random is None else random.choice(seconds, len(seconds))
+        return max(self.least_s, float(np.median(sample)))
+
+
+def _stage_constants(points: Sequence[_Point], random: np.random.Generator) -> tuple[Interval, Interval]:
+    """Alpha and beta of one stage."""
+    payloads = [point.calls.payload_bytes for point in points]
+    steps = [1] * len(points)
+    fitted = fit_affine(steps, payloads, [point.median_s() for point in points])
+    resampled = [fit_affine(steps, payloads, [point.median_s(random) for point in points]) for _ in range(_RESAMPLES)]
+    low, high = np.quantile(resampled, (0.025, 0.975), axis=0)
     alpha, beta = (
-        Interval(value=value, low=float(low), high=float(high))
-        for value, low, high in zip(fitted, *np.quantile(resampled, (0.025, 0.975), axis=0), strict=True)
+        Interval(value=value, low=float(min(low[place], value)), high=float(max(high[place], value)))
+        for place, value in enumerate(fitted)
     )
-    return StageFit(
-        algorithm=algorithm,
-        stage=stage,
-        group_ranks=group_ranks,
-        wire=wire,
-        alpha_s=alpha,
-        beta_s_byte=beta,
-        sizes=len(members),
-    )
+    return alpha, beta
 
 
 def fit_affine(steps: Sequence[float], moved_bytes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
@@ -129,7 +142,7 @@ def fit_affine(steps: Sequence[float], moved_bytes: Sequence[float], seconds: Se
 
     What is squared is (predicted - measured) / measured, so that small messages count as much as large ones.
     """
-    rows = np.array([steps, moved_bytes], dtype=float).T / np.maximum(np.array(seconds, dtype=float), _LEAST_S)[:, None]
+    rows = np.array([steps, moved_bytes], dtype=float).T / np.array(seconds, dtype=float)[:, None]
     # Columns of like size, or the solver's tolerance would drop the seconds a byte beside the seconds a step.
     scale = np.linalg.norm(rows, axis=0)
     (alpha_s, beta_s_byte), _ = nnls(rows / scale, np.ones(len(rows)))

@@ -60,8 +60,9 @@ class ThreadLanes:
         """As `Lane.close`; no longer than some seconds where a peer keeps a thread waiting."""
         for thread in self._threads:
             thread.end()
+        until_s = time.monotonic() + _CLOSE_WITHIN_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, until_s - time.monotonic()))
 
 
 class _Progress:
@@ -114,8 +115,8 @@ class _ReducingThread:
     def end(self) -> None:
         self._jobs.put(None)
 
-    def join(self) -> None:
-        self._thread.join(_CLOSE_WITHIN_S)
+    def join(self, within_s: float) -> None:
+        self._thread.join(within_s)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

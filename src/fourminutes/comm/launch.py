@@ -25,6 +25,8 @@ LISTENING_PORTS = range(15_000, 25_000)
 # Steps of one job may run side by side: far apart, so that neighbouring job ids don't meet them.
 _PORTS_BETWEEN_STEPS = 1_009
 TIMEOUT_S = 600.0
+# Collectives give up later than who watches over the ranks does, which knows why. (NCCL then aborts the process.)
+COLLECTIVES_WAIT_LONGER_S = 5.0
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from fourminutes.plan import CommBenchPlan
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 _LEAST_BYTES, _MOST_BYTES = "256", "256M"
+_OPTIONS = {"group_ranks": "groups", "sizes_kib": "max-size"}
 
 
 def bench_settings(
@@ -42,7 +43,8 @@ def bench_settings(
         return CommBenchPlan.model_validate((planned.model_dump() if planned else {}) | given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"--{first['loc'][0]}: {first['msg']} (given: {first['input']})") from error
+        option = _OPTIONS.get(str(first["loc"][0]), first["loc"][0])
+        raise UserError(f"--{option}: {first['msg']} (given: {first['input']})") from error
 
 
 def group_ranks_of(groups: str | None) -> tuple[int, ...]:
@@ -78,5 +80,5 @@ def _sizes_kib(smallest: str, largest: str, factor: int) -> tuple[float, ...]:
 
 def _whole(name: str, text: str) -> int:
     if not text.strip().isdecimal() or int(text) == 0:
-        raise UserError(f"{name}: {text!r} is no whole number; give such as 2,4,8")
+        raise UserError(f"{name}: {text!r} is no whole number above 0; give such as 2,4,8")
     return int(text)

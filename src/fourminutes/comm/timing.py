@@ -41,7 +41,7 @@ def arrangements(algorithms: Sequence[str], topologies: Sequence[Topology], wire
     """Every algorithm over every grouping in every number format, but for what does not exist or would come twice."""
     return [
         Arrangement(algorithm, topology, wire)
-        for wire in wires
+        for wire in dict.fromkeys(wires)
         for number, topology in enumerate(topologies)
         for algorithm in algorithms
         if (topology.is_even or algorithm != "torus") and (number == 0 or algorithm != "ring")
@@ -114,18 +114,16 @@ def _settle(device: torch.device) -> None:
 def _calls_of(item: Arrangement, message_bytes: int, by_rank: Sequence[Sequence[_Call]]) -> Calls:
     """The slowest rank decides when a call, or a stage of it, is over.
 
-    Rank 0 is the master of its group and so takes part in all stages. A stage's own time is what it adds to the ends of
-    those before it.
+    The master of a group of several takes part in all stages; of one rank that has most of them the list is. A stage's
+    own time is what it adds to the ends of those before it.
     """
     by_call = list(zip(*by_rank, strict=True))
-    ends_s = {
-        stage: [max(rank.ends_s.get(stage, 0.0) for rank in ranks) for ranks in by_call]
-        for stage in by_rank[0][0].ends_s
-    }
+    payload_bytes = max((calls[0].payload_bytes for calls in by_rank), key=len)
     stages, before_s = [], [0.0] * len(by_call)
-    for stage, after_s in ends_s.items():
+    for stage, payload in payload_bytes.items():
+        after_s = [max(rank.ends_s.get(stage, 0.0) for rank in ranks) for ranks in by_call]
         own_s = tuple(max(0.0, after - before) for after, before in zip(after_s, before_s, strict=True))
-        stages.append(StageCalls(stage, by_rank[0][0].payload_bytes[stage], own_s))
+        stages.append(StageCalls(stage, payload, own_s))
         before_s = after_s
     return Calls(
         algorithm=item.algorithm,

@@ -288,10 +288,10 @@ class RunPlan(PlacedPlan):
         """Identifies what is trained: everything but what leaves the weights as they are.
 
         Those are the description, the recipe's name, when checkpoints are taken, weights compared and buckets traced,
-        how the loader spreads its work, and how long processes wait for one another.
+        how many buckets travel at once, how the loader spreads its work, and how long processes wait for one another.
         """
         loader = self.loader.model_copy(update={"threads": 1, "prefetch_batches": 1})
-        reduce = self.reduce.model_copy(update={"check_every_steps": 0, "trace_step": None})
+        reduce = self.reduce.model_copy(update={"check_every_steps": 0, "trace_step": None, "lanes": 1})
         same = {"description": "", "recipe": None, "checkpoint": CheckpointPlan(), "loader": loader, "reduce": reduce}
         return content_hash(self.model_copy(update=same), without=frozenset({"lost_after_s"}))
 

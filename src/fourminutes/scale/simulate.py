@@ -68,8 +68,15 @@ def workload(run: RunRecord) -> Workload:
         compute_s=own_s,
         backward_s=backward_s / run.settings.micro_batches,
         gradient_bytes=run.parameters * wire_bytes,
-        buckets=bucket_count(run.parameters, run.settings.reduce.bucket_mib),
+        buckets=_buckets(run),
     )
+
+
+def _buckets(run: RunRecord) -> int:
+    """As many as there were, or, for a run of one process, as its plan asks for."""
+    if run.reduction is not None:
+        return len(run.reduction.buckets)
+    return bucket_count(run.parameters, run.settings.reduce.bucket_mib)
 
 
 def _per_step(run: RunRecord) -> tuple[float, float]:
@@ -131,7 +138,8 @@ def _fit(comm: CommRecord, algorithm: str, wire: Wire) -> LinkFit:
 
 def _group_ranks(comm: CommRecord) -> int:
     """The group size that the hierarchical form was measured with first, as its first fit was."""
-    return next(timing.group_ranks for timing in comm.timings if timing.algorithm == "hierarchical")
+    sizes = [timing.group_ranks for timing in comm.timings if timing.algorithm == "hierarchical"]
+    return sizes[0] if sizes else 1
 
 
 def _assumptions(comm: CommRecord, settings: ScalePlan, group_ranks: int) -> tuple[str, ...]:

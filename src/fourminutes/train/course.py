@@ -88,7 +88,7 @@ def own_state(parts: Parts, course: Course) -> State:
     """What a checkpoint holds of this rank alone."""
     return {
         "loader": parts.training.state().to_dict(),
-        "buckets": _bucket_layout(parts),
+        "reduction": _reduction(parts),
         "buffers": dict(parts.model.named_buffers()),
         "cpu_random": torch.get_rng_state(),
         "cuda_random": torch.cuda.get_rng_state(parts.device) if parts.device.type == "cuda" else None,
@@ -129,15 +129,18 @@ def resume(parts: Parts, saved: Saved, notes: Iterable[str] = ()) -> Course:
 
 
 def _other_buckets(parts: Parts, saved: Saved) -> list[str]:
-    """A note where the run can't go on bit for bit, as after an update of torch."""
-    if saved.own is None or saved.own["buckets"] == _bucket_layout(parts):
+    """A note where the run can't go on bit for bit, as after an update of torch, or with another tuning."""
+    if saved.own is None or saved.own.get("reduction") == _reduction(parts):
         return []
-    return ["gradients are summed in other buckets than before: the last bits may differ from an undisturbed run's"]
+    return ["gradients are summed in another way than before: the last bits may differ from an undisturbed run's"]
 
 
-def _bucket_layout(parts: Parts) -> list[int]:
-    """Elements of every bucket, in the order of the reduction."""
-    return parts.reduce_state.layout if parts.reduce_state is not None else []
+def _reduction(parts: Parts) -> dict[str, Any]:
+    """What decides the order of sums: elements of every bucket, and the arrangement by size."""
+    if (state := parts.reduce_state) is None:
+        return {}
+    chosen = state.settings.model_dump(mode="json", include={"algorithm", "choices", "wire"})
+    return {"buckets": state.layout, **chosen}
 
 
 def _dumped(records: Iterable[Epoch | Session]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fourminutes import __version__
-from fourminutes.comm.launch import Launch, device_of, process_group, resolve_launch
+from fourminutes.comm.launch import COLLECTIVES_WAIT_LONGER_S, Launch, device_of, process_group, resolve_launch
 from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.comm.whereabouts import HERE
 from fourminutes.data.loader import LoaderState, LoaderStateMismatch
@@ -34,9 +34,6 @@ from fourminutes.train.setup import Input, Parts, Position, set_up, settle_bucke
 from fourminutes.train.tensorboard import tensorboard
 from fourminutes.train.trace_file import TraceFile
 from fourminutes.train.writer import CheckpointWriter
-
-# Collectives give up later than who watches over the ranks does, which knows why. (NCCL then aborts the process.)
-_COLLECTIVES_WAIT_LONGER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class Place:
     @classmethod
     def find(cls, launch: Launch, settings: RunPlan) -> Place:
         """To be called by every process, inside `joined`."""
-        timeout_s = settings.lost_after_s + _COLLECTIVES_WAIT_LONGER_S
+        timeout_s = settings.lost_after_s + COLLECTIVES_WAIT_LONGER_S
         topology = discover(launch, settings.reduce.group_ranks, timeout_s=timeout_s)
         return cls(launch, topology, Ranks.of(launch, timeout_s=timeout_s))
 
@@ -107,7 +104,7 @@ def joined(launch: Launch, settings: RunPlan) -> AbstractContextManager[None]:
     """`process_group` with the patience that the plan asks for."""
     code()  # for the record, before anything else is checked out
     HERE.begin("the meeting of all ranks")
-    return process_group(launch, timeout_s=settings.lost_after_s + _COLLECTIVES_WAIT_LONGER_S)
+    return process_group(launch, timeout_s=settings.lost_after_s + COLLECTIVES_WAIT_LONGER_S)
 
 
 def parameter_checksum(model: nn.Module) -> str:

@@ -35,7 +35,10 @@ class TraceFile(Listener):
         """What the file comes to, which may be from before the run was interrupted; None where this run has none."""
         if not self._path.is_file():
             return None
-        trace = json.loads(self._path.read_text())
+        try:
+            trace = json.loads(self._path.read_text())
+        except ValueError:  # damaged since; no reason to lose a finished run for
+            return None
         if any(trace["otherData"].get(key) != value for key, value in self._about.items()):
             return None
         spans = [event for event in trace["traceEvents"] if event["ph"] == "X" and event["pid"] == 0]
