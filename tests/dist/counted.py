@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,25 @@ def sent_bytes() -> int:
     return int(next(line for line in lines if "eth0:" in line).split(":")[1].split()[8])
 
 
-def counted(algorithm: Algorithm, topology: Topology, message_bytes: int) -> dict[str, Any]:
-    """Of one call on average: what this rank handed over to each stage, and what its link sent."""
+def counted(algorithm: Algorithm, topology: Topology, message_bytes: int, slots: Sequence[str]) -> dict[str, Any]:
+    """Of each stage on average over some calls: what this rank handed over to it, and what its link then sent.
+
+    Ranks go through `slots`, the stages of all of them, together; one that takes no part in a stage waits.
+    """
     tensor = torch.zeros(message_bytes // 4)
-    list(algorithm(tensor, topology))  # connections are made at the first use
-    settled()
-    before = sent_bytes()
+    payload_bytes = {str(stage): stage.payload_bytes for stage in algorithm(tensor, topology)}  # connects, too
+    sent = dict.fromkeys(slots, 0.0)
     for _ in range(CALLS):
-        stages = {str(stage): stage.payload_bytes for stage in algorithm(tensor, topology)}
-    settled()
-    return {"payload_bytes": stages, "sent_bytes": (sent_bytes() - before) / CALLS}
+        stages = algorithm(tensor, topology)
+        coming = next(stages, None)
+        for slot in slots:
+            settled()
+            before = sent_bytes()
+            if str(coming) == slot:
+                coming = next(stages, None)  # a stage is over when the next one is about to begin
+            settled()
+            sent[slot] += (sent_bytes() - before) / CALLS
+    return {slot: {"payload_bytes": payload_bytes.get(slot, 0), "sent_bytes": sent[slot]} for slot in slots}
 
 
 def settled() -> None:
@@ -41,20 +51,27 @@ def settled() -> None:
         distributed.all_reduce(torch.zeros(1))
 
 
+SLOTS = {
+    "ring": ("all_reduce, world",),
+    "hierarchical": ("reduce, within", "all_reduce, across", "broadcast, within"),
+    "torus": ("reduce_scatter, within", "all_reduce, across", "all_gather, within"),
+}
+
+
 def main() -> None:
     """Join the others; rank 0 prints what all of them counted."""
     launch = resolve_launch()
     with process_group(launch):
         topology = discover(launch, 2)
-        own = {name: counted(one, topology, int(sys.argv[1])) for name, one in ALGORITHMS.items()}
+        message_bytes = int(sys.argv[1])
+        own = {name: counted(one, topology, message_bytes, SLOTS[name]) for name, one in ALGORITHMS.items()}
         everyones: list[dict[str, dict[str, Any]]] = [own] * launch.world_size
         distributed.all_gather_object(everyones, own)
     if launch.is_first:
-        gathered = {
-            name: {key: [rank[name][key] for rank in everyones] for key in ("payload_bytes", "sent_bytes")}
-            for name in ALGORITHMS
+        by_name = {
+            name: {slot: [rank[name][slot] for rank in everyones] for slot in slots} for name, slots in SLOTS.items()
         }
-        print(json.dumps(gathered))
+        print(json.dumps(by_name))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import statistics
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,7 +16,8 @@ from fourminutes.comm.bench import bench_table, groupings, run_bench
 from fourminutes.comm.calls import Calls
 from fourminutes.comm.launch import Launch
 from fourminutes.comm.options import bench_settings
-from fourminutes.comm.timing import arrangements, time_calls
+from fourminutes.comm.timing import Arrangement, arrangements, time_calls
+from fourminutes.comm.topology import connect, discover
 from fourminutes.errors import UserError
 from fourminutes.plan import CommBenchPlan
 from fourminutes.record import CommRecord, read_record
@@ -111,9 +113,10 @@ def test_options_take_the_place_of_the_plan_s_settings(monkeypatch: pytest.Monke
     [
         ("max_size", "3 apples", "--max-size 3 apples: is no size"),
         ("min_size", "512M", "must be 256 bytes and more, and rise"),
-        ("groups", "2;4", "--groups: '2;4' is no whole number"),
+        ("groups", "2;4", "--groups: '2;4' is no whole number above 0"),
         ("wires", "int8", "--wires: Input should be 'fp32', 'fp16' or 'bf16' \\(given: int8\\)"),
-        ("groups", "0", "--group_ranks: .*at least one process"),
+        ("groups", "0", "--groups: '0' is no whole number above 0"),
+        ("max_size", "8G", "--max-size: .*4,194,304 KiB"),
     ],
 )
 def test_options_that_cannot_be_read_say_so_in_one_line(option: str, text: str, says: str) -> None:
@@ -122,18 +125,50 @@ def test_options_that_cannot_be_read_say_so_in_one_line(option: str, text: str, 
         bench_settings(None, **none | {option: text}, step_factor=4)
 
 
-def sums_in_groups(launch: Launch) -> list[tuple[str, int, str, list[str], float]]:
+def sums_in_groups(launch: Launch) -> list[tuple[str, int, str, list[str], bool]]:
     """What was timed over four ranks in pairs and threes: each arrangement once, torus only where groups are even."""
-    items = arrangements(("ring", "hierarchical", "torus"), groupings(launch, (2, 3)), ("fp32", "fp16"))
+    # What is asked for twice comes once.
+    topologies = groupings(launch, (2, 3, 2))
+    items = arrangements(("ring", "hierarchical", "torus"), topologies, ("fp32", "fp16", "fp32"))
     calls = time_calls(items, 1024, torch.device("cpu"), repeats=3)
-    parts = [
-        abs(sum(column) / total - 1)
-        for one in calls
-        for *column, total in zip(*[stage.seconds for stage in one.stages], one.seconds, strict=True)
-    ]
     return [
-        (one.algorithm, one.group_ranks, one.wire, [stage.stage for stage in one.stages], max(parts)) for one in calls
+        (one.algorithm, one.group_ranks, one.wire, [stage.stage for stage in one.stages], _adds_up(one))
+        for one in calls
     ]
+
+
+def _adds_up(calls: Calls) -> bool:
+    """Stages begin after the call and end before it does."""
+    sums = [sum(column) for column in zip(*[stage.seconds for stage in calls.stages], strict=True)]
+    return all(0 < parts <= whole for parts, whole in zip(sums, calls.seconds, strict=True))
+
+
+def by_uneven_hosts(launch: Launch) -> list[list[str]]:
+    """The hierarchy's stages where rank 0 is alone on its host, and only the other master has all of them."""
+    topology = discover(launch)
+    uneven = connect(launch.rank, ("a", "b", "b"), ((0,), (1, 2)), topology.timeout_s)
+    calls = time_calls([Arrangement("hierarchical", uneven, "fp32")], 1024, torch.device("cpu"), repeats=3)
+    return [[stage.stage for stage in one.stages] for one in calls]
+
+
+def test_all_stages_are_timed_where_rank_0_is_alone_on_its_host() -> None:
+    for stages in run_ranks(by_uneven_hosts, 3):
+        assert stages == [["reduce, within", "all_reduce, across", "broadcast, within"]]
+
+
+def only_torus_in_threes(launch: Launch) -> str:
+    settings = CommBenchPlan(processes=4, algorithms=("torus",), group_ranks=(3,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fourminutes.comm.bench.resolve_launch", lambda: launch)
+        patch.setattr("fourminutes.comm.bench.process_group", lambda *_, **__: nullcontext())
+        with pytest.raises(UserError) as refusal:
+            run_bench(settings, plan="")
+    return str(refusal.value)
+
+
+def test_nothing_to_measure_is_refused_in_one_line() -> None:
+    for line in run_ranks(only_torus_in_threes, 4):
+        assert "torus: groups of 3, 1 ranks are of unequal size" in line
 
 
 def test_each_arrangement_is_timed_by_groups_and_number_format_and_its_stages_add_up() -> None:
@@ -148,7 +183,7 @@ def test_each_arrangement_is_timed_by_groups_and_number_format_and_its_stages_ad
     ]
     expected = [(name, ranks, wire, stages) for wire in ("fp32", "fp16") for name, ranks, stages in once]
     assert [found[:4] for found in by_rank[0]] == expected
-    assert max(found[4] for found in by_rank[0]) < 0.5
+    assert all(adds_up for *_, adds_up in by_rank[0])
 
 
 def test_wrong_number_of_processes_says_how_to_start() -> None:

@@ -9,6 +9,8 @@ from support.hosts import hosts, missing, run_on
 
 MESSAGE_BYTES = 2**22
 COUNTER = Path(__file__).with_name("counted.py")
+#: By arrangement and stage, of every rank: bytes handed over, and bytes that its link sent.
+Counted = dict[str, dict[str, list[dict[str, float]]]]
 
 
 def sent_by_a_rank(stage: str, payload_bytes: int, ranks: int) -> float:
@@ -29,32 +31,44 @@ def sent_by_a_rank(stage: str, payload_bytes: int, ranks: int) -> float:
 
 
 @pytest.fixture(scope="module")
-def counted() -> dict[str, dict[str, dict[str, float]]]:
-    """By arrangement, what all four hosts handed over to each stage, and what their links counted."""
+def counted() -> Counted:
+    """What all four hosts handed over to each stage, and what their links counted meanwhile."""
     if lack := missing():
         pytest.skip(lack)
+    line = [sys.executable, str(COUNTER), str(MESSAGE_BYTES)]
     with hosts(4, rate="1gbit") as made:
-        outputs = run_on(
-            made, [sys.executable, str(COUNTER), str(MESSAGE_BYTES)], {"OMP_NUM_THREADS": "1"}, timeout_s=200
-        )
-    return json.loads(outputs[0])
+        return json.loads(run_on(made, line, {"OMP_NUM_THREADS": "1"}, timeout_s=200)[0])  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("arrangement", ["ring", "hierarchical", "torus"])
-def test_links_carry_what_the_stages_hand_over(counted, arrangement: str) -> None:
-    found = counted[arrangement]
-    expected = sum(
-        sent_by_a_rank(stage.partition(",")[0], payload, 4 if stage.endswith("world") else 2)
-        for rank in found["payload_bytes"]
-        for stage, payload in rank.items()
-    )
-    assert sum(found["sent_bytes"]) == pytest.approx(expected, rel=0.1)
+@pytest.mark.parametrize(
+    ("arrangement", "stage"),
+    [
+        ("ring", "all_reduce, world"),
+        ("hierarchical", "reduce, within"),
+        ("hierarchical", "all_reduce, across"),
+        ("hierarchical", "broadcast, within"),
+        ("torus", "reduce_scatter, within"),
+        ("torus", "all_reduce, across"),
+        ("torus", "all_gather, within"),
+    ],
+)
+def test_links_carry_what_a_stage_is_handed(counted: Counted, arrangement: str, stage: str) -> None:
+    ranks = counted[arrangement][stage]
+    among = 4 if stage.endswith("world") else 2
+    expected = sum(sent_by_a_rank(stage.partition(",")[0], rank["payload_bytes"], among) for rank in ranks)
+    assert expected > 0
+    assert sum(rank["sent_bytes"] for rank in ranks) == pytest.approx(expected, rel=0.1)
 
 
-def test_a_hierarchys_masters_send_more_and_a_torus_spreads_the_load(counted) -> None:
-    masters, others = (counted["hierarchical"]["sent_bytes"][start::2] for start in (0, 1))
-    assert min(masters) > 2 * max(others)
-    torus = counted["torus"]["sent_bytes"]
+def sent_by_ranks(counted: Counted, arrangement: str) -> list[float]:
+    """Over all stages."""
+    stages = counted[arrangement].values()
+    return [sum(rank["sent_bytes"] for rank in own) for own in zip(*stages, strict=True)]
+
+
+def test_a_hierarchys_masters_send_more_and_a_torus_spreads_the_load(counted: Counted) -> None:
+    hierarchy, torus = sent_by_ranks(counted, "hierarchical"), sent_by_ranks(counted, "torus")
+    assert min(hierarchy[0::2]) > 2 * max(hierarchy[1::2])
     assert max(torus) == pytest.approx(min(torus), rel=0.05)
     # As little as the ring, which is the least there is.
-    assert sum(torus) == pytest.approx(sum(counted["ring"]["sent_bytes"]), rel=0.05)
+    assert sum(torus) == pytest.approx(sum(sent_by_ranks(counted, "ring")), rel=0.05)

@@ -17,6 +17,7 @@ from training import MIDDLE, Bench, launch, made_bench, record_of, signal_after_
 
 from fourminutes.comm.launch import Launch
 from fourminutes.comm.ready import readiness_of
+from fourminutes.plan import AlgorithmChoice
 from fourminutes.record import Tuning, read_record, write_record
 from fourminutes.train import tuning as tuning_of_runs
 
@@ -79,7 +80,7 @@ def test_a_tuning_for_other_processes_is_refused_in_one_line(bench: Bench, tuned
     reduce = {"algorithm": "hybrid", "tuning": str(tuned)}
     codes, log = launch(bench, bench.plan("two", processes=2, reduce=reduce))
     assert codes == [2, 2]
-    assert f"{tuned}: was tuned for 4 processes, not 2" in log
+    assert f"{tuned}: was tuned for 4 processes on 1 host, not 2 processes on 1 host" in log
     assert "Traceback" not in log
 
 
@@ -120,6 +121,31 @@ def test_a_run_that_tunes_itself_goes_on_with_what_it_chose_at_first(bench: Benc
     codes, log = launch(bench, named)
     assert codes == [0] * 4, log
     assert record_of(named).parameter_checksum == record.parameter_checksum
+
+
+def test_a_damaged_tuning_of_before_is_made_anew_and_the_record_says_that_sums_may_differ(bench: Bench) -> None:
+    plan = bench.plan("again", **FOUR, reduce={"algorithm": "auto"})
+    codes, log = launch(bench, plan, dict.fromkeys(range(4), partial(quickly, MIDDLE)))
+    assert codes == [75] * 4, log
+    (kept,) = (bench.folder / "work" / "again").rglob("tuning.json")
+    tuning = read_record(kept, Tuning)
+    other = AlgorithmChoice(algorithm="torus", group_ranks=2)
+    write_record(kept, tuning.model_copy(update={"choices": (other,)}))
+    codes, log = launch(bench, plan, dict.fromkeys(range(4), quickly))
+    assert codes == [0] * 4, log
+    record = record_of(plan)
+    assert record.reduction is not None
+    assert record.reduction.settings.choices == (other,)
+    assert "summed in another way than before" in record.sessions[1].note
+
+    # And a damaged file, at another start, holds nobody up.
+    plan = bench.plan("damaged", **FOUR, reduce={"algorithm": "auto"})
+    assert launch(bench, plan, dict.fromkeys(range(4), partial(quickly, MIDDLE)))[0] == [75] * 4
+    (kept,) = (bench.folder / "work" / "damaged").rglob("tuning.json")
+    kept.write_text("{")
+    codes, log = launch(bench, plan, dict.fromkeys(range(4), quickly))
+    assert codes == [0] * 4, log
+    assert read_record(kept, Tuning).choices
 
 
 class Branched(nn.Module):

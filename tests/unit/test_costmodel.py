@@ -1,11 +1,13 @@
 """The cost of collectives and steps: step counts, limits, and the link found again from its own times."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 from support.epochs import epoch_record, step_times
 
-from fourminutes.comm.fit import UNLIMITED_BYTE_S, cost_terms, fit_links
+from fourminutes.comm.calls import Calls, StageCalls
+from fourminutes.comm.fit import UNLIMITED_BYTE_S, cost_terms, fit_links, fit_stages
 from fourminutes.errors import UserError
 from fourminutes.plan import BatchPlan, CommBenchPlan, ReducePlan, RunPlan, ScalePlan
 from fourminutes.record import (
@@ -14,6 +16,7 @@ from fourminutes.record import (
     Epoch,
     LinkFit,
     Placement,
+    Reduction,
     RunRecord,
     provenance,
 )
@@ -152,6 +155,39 @@ def test_times_that_shrink_with_size_fit_no_negative_bandwidth() -> None:
     assert 0 < fit.alpha_s < 2e-3 / 6
 
 
+def stage_calls(seconds: Callable[[int], float]) -> list[Calls]:
+    """Of one arrangement with one stage, at six sizes, three calls each, all alike."""
+    return [
+        Calls("ring", 4, "fp16", size, (2.0,) * 3, (StageCalls("all_reduce, world", size, (seconds(size),) * 3),))
+        for size in (2**power for power in range(10, 21, 2))
+    ]
+
+
+def test_a_stages_fit_finds_what_made_the_times_and_how_sure_it_is() -> None:
+    (fit,) = fit_stages(stage_calls(lambda size: 0.1 + 1e-6 * size))
+    assert (fit.algorithm, fit.stage, fit.group_ranks, fit.wire, fit.sizes) == (
+        "ring",
+        "all_reduce, world",
+        4,
+        "fp16",
+        6,
+    )
+    for found, expected in ((fit.alpha_s, 0.1), (fit.beta_s_byte, 1e-6)):
+        assert found.value == pytest.approx(expected, rel=1e-6)
+        assert found.low == pytest.approx(found.high) == pytest.approx(found.value)
+
+
+def test_a_stage_that_ended_with_the_one_before_it_once_is_not_all_that_counts() -> None:
+    (fit,) = fit_stages(stage_calls(lambda size: 0.0 if size == 2**12 else 0.1 + 1e-6 * size))
+    assert fit.beta_s_byte.value == pytest.approx(1e-6, rel=0.5)
+
+
+def test_a_run_is_predicted_with_the_buckets_that_it_had() -> None:
+    run = run_record()
+    reduction = Reduction(settings=ReducePlan(), buckets=(7, 8, 9))
+    assert workload(run.model_copy(update={"reduction": reduction})).buckets == 3
+
+
 # --- predictions of runs --------------------------------------------------------------------------------------------
 
 
@@ -250,6 +286,7 @@ def test_given_link_takes_the_place_of_the_measured_one() -> None:
 
 def test_measurement_without_the_hierarchical_form_is_refused() -> None:
     comm = comm_record(LINK)
-    without = comm.model_copy(update={"fits": comm.fits[:1]})
+    ring = tuple(timing for timing in comm.timings if timing.algorithm == "ring")
+    without = comm.model_copy(update={"fits": comm.fits[:1], "timings": ring})
     with pytest.raises(UserError, match="has no fit for hierarchical"):
         simulate("test", [run_record()], without, ScalePlan())

@@ -148,7 +148,9 @@ RING, SMALL = {"algorithm": "ring"}, {"algorithm": "hierarchical", "up_to_kib": 
     ("reduce", "said"),
     [
         ({"algorithm": "hybrid"}, "choices: hybrid needs them"),
-        ({"algorithm": "ring", "choices": [RING]}, "no other algorithm has them"),
+        ({"algorithm": "ring", "choices": [RING]}, "no other algorithm has either"),
+        ({"algorithm": "hybrid", "choices": [RING], "tuning": "tuning.json"}, "hybrid needs them, or a tuning"),
+        ({"algorithm": "auto", "choices": [RING]}, "no other algorithm has either"),
         ({"algorithm": "hybrid", "choices": [SMALL]}, "be null in the last alone"),
         ({"algorithm": "hybrid", "choices": [RING, RING]}, "must rise from one to the next"),
         ({"algorithm": "hybrid", "choices": [SMALL, SMALL, RING]}, "must rise from one to the next"),

@@ -92,6 +92,11 @@ def test_groups_of_several_sizes_are_told_apart() -> None:
     assert predicted_s(curves, choices, 2**22) == curves["hierarchical", 4].at(2**22)
 
 
+def test_the_groups_that_a_run_has_anyway_need_no_name() -> None:
+    curves = {("hierarchical", 3): affine(1e-3, 20e-9), ("hierarchical", 2): affine(2e-3, 10e-9)}
+    assert [choice.group_ranks for choice in choose(curves, own_group_ranks=3)] == [None, 2]
+
+
 def test_curves_come_from_medians_at_each_size() -> None:
     timings = [
         CollectiveTiming(

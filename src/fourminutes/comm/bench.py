@@ -27,7 +27,7 @@ from fourminutes.errors import UserError
 from fourminutes.files import written_aside
 from fourminutes.plan import CommBenchPlan
 from fourminutes.progress import progress
-from fourminutes.record import CommRecord, LinkFit, StageFit, provenance
+from fourminutes.record import CommRecord, LinkFit, Placement, Provenance, StageFit, provenance
 
 WARMUP_CALLS = 2
 # On one host there is one group by host, and the hierarchy would have no second level to show.
@@ -113,7 +113,7 @@ def bench_table(record: CommRecord) -> str:
     fit_headers = ["fit", "ranks a group", "wire", "latency a step, us", "bandwidth GB/s"]
     return "\n\n".join(
         (
-            f"{_where(record)}",
+            where(record.placement, record.provenance),
             tabulate(timings, headers=headers, disable_numparse=True, colalign=("right", *["left"] * 6)),
             tabulate(fits, headers=fit_headers, disable_numparse=True),
             stage_table(record.stages),
@@ -157,14 +157,13 @@ def write_calls(path: Path, bench: Bench) -> None:
         pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(about), aside)
 
 
-def _where(record: CommRecord) -> str:
+def where(place: Placement, made: Provenance) -> str:
     """What the numbers are about, as nccl-tests begins its output."""
-    place = record.placement
     hosts = len(set(place.hosts))
     on = f"{hosts} {'host' if hosts == 1 else 'hosts'}"
     return (
         f"# {len(place.hosts)} processes on {on}, {place.device}, {place.backend}, "
-        f"torch {record.provenance.versions.get('torch', '?')}; a call takes as long as its slowest process\n"
+        f"torch {made.versions.get('torch', '?')}; a call takes as long as its slowest process\n"
         "# 1 KiB is 1,024 bytes on the wire; bus GB/s is 2(P-1)/P x bytes / median"
     )
 

@@ -72,12 +72,12 @@ class Topology:
 
     def twin(self) -> Topology:
         """The same groups with communicators of their own, for sums that run beside others. Called by all ranks."""
-        return _connect(self.rank, self.hosts, self.groups, self.timeout_s)
+        return connect(self.rank, self.hosts, self.groups, self.timeout_s)
 
     def regrouped(self, group_ranks: int) -> Topology:
         """The same ranks in groups of so many, with communicators of their own. Called by all ranks."""
         groups = group_consecutive(self.world_size, group_ranks)
-        return _connect(self.rank, self.hosts, groups, self.timeout_s)
+        return connect(self.rank, self.hosts, groups, self.timeout_s)
 
 
 def discover(launch: Launch, group_ranks: int | None = None, *, timeout_s: float = TIMEOUT_S) -> Topology:
@@ -92,7 +92,7 @@ def discover(launch: Launch, group_ranks: int | None = None, *, timeout_s: float
     """
     hosts = _gather_hosts(launch)
     groups = group_by_host(hosts) if group_ranks is None else group_consecutive(len(hosts), group_ranks)
-    return _connect(launch.rank, hosts, groups, timeout_s)
+    return connect(launch.rank, hosts, groups, timeout_s)
 
 
 def group_by_host(hosts: Sequence[str]) -> Groups:
@@ -126,8 +126,15 @@ def _gather_hosts(launch: Launch) -> tuple[str, ...]:
     return tuple(hosts)
 
 
-def _connect(rank: int, hosts: tuple[str, ...], groups: Groups, timeout_s: float) -> Topology:
-    """Build the communicators, in one order on all ranks."""
+def connect(rank: int, hosts: tuple[str, ...], groups: Groups, timeout_s: float) -> Topology:
+    """Build the communicators of these groups, in one order on all ranks, which all call this.
+
+    Args:
+        rank: this process.
+        hosts: host of every rank.
+        groups: the ranks of every group.
+        timeout_s: how long a collective waits for the others, in seconds.
+    """
     within = _join(groups, rank, timeout_s)
     across = _join(_columns(groups), rank, timeout_s)
     world = _join((tuple(range(len(hosts))),), rank, timeout_s)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 from tabulate import tabulate
 from torch import distributed
 
-from fourminutes.comm.bench import stage_table
+from fourminutes.comm.bench import stage_table, where
 from fourminutes.comm.calls import Calls
 from fourminutes.comm.collectives import ALGORITHMS
 from fourminutes.comm.fit import fit_stages
@@ -18,7 +19,7 @@ from fourminutes.comm.timing import Arrangement, arrangements, time_calls
 from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.comm.tuner import Curve, Readiness, Way, best_fusion, choose, curves_of, fusions
 from fourminutes.errors import UserError
-from fourminutes.plan import WIRE_BYTES, Wire
+from fourminutes.plan import WIRE_BYTES, AlgorithmChoice, Wire
 from fourminutes.record import Tuning, provenance
 
 _SMALLEST_BYTES, _FACTOR = 1024, 4
@@ -30,14 +31,24 @@ _LEAST_REPEATS, _MOST_REPEATS = 3, 25
 _GROWN, _BEHIND = 3.0, 1.5
 
 
+@dataclass(frozen=True)
+class About:
+    """What a tuning is for: names of plan and run, and the run's `reduce.group_ranks`."""
+
+    plan: str = ""
+    run: str = ""
+    group_ranks: int | None = None
+
+
 def tune(
     launch: Launch,
     topologies: Sequence[Topology],
     *,
     wire: Wire,
     budget_s: float,
-    readiness: Readiness | None = None,
-    about: tuple[str, str] = ("", ""),
+    own_group_ranks: int | None = None,
+    ready: Callable[[], Readiness] | None = None,
+    about: About | None = None,
 ) -> Tuning:
     """Measure all arrangements for about `budget_s` seconds, and choose. Called by all ranks; all get the same choices.
 
@@ -46,23 +57,24 @@ def tune(
         topologies: the processes in the groups to choose from.
         wire: number format on the wire.
         budget_s: how long to measure, in seconds; the last size may end a little later.
-        readiness: when the gradients of a model are ready; None chooses no bucket size.
-        about: names of the plan and of the run that the model is of.
+        own_group_ranks: size of the groups that the run has anyway, which a choice need not name.
+        ready: finds out when the gradients of a model are ready; None chooses no bucket size.
+        about: what the tuning is for.
     """
-    started_s = time.perf_counter()
+    end_s = time.perf_counter() + budget_s
+    readiness = ready() if ready else None
     largest = LARGEST_BYTES if readiness is None else sum(readiness.tensor_bytes) * WIRE_BYTES[wire] // 4
-    calls = _measure(arrangements(tuple(ALGORITHMS), topologies, [wire]), device_of(launch), largest, budget_s)
+    calls = _measure(arrangements(tuple(ALGORITHMS), topologies, [wire]), device_of(launch), largest, end_s)
     timings = tuple(one.timing(launch.world_size) for one in calls)
     curves = curves_of(timings)
-    choices = choose(curves)
+    choices = choose(curves, own_group_ranks)
     candidates = () if readiness is None else fusions(readiness, curves, choices, wire)
     return Tuning(
-        plan=about[0],
-        run=about[1],
+        **asdict(about or About()),
         wire=wire,
         placement=placement(launch, topologies[0]),
         provenance=provenance(),
-        took_s=time.perf_counter() - started_s,
+        took_s=budget_s + time.perf_counter() - end_s,
         timings=timings,
         stages=fit_stages(calls),
         choices=choices,
@@ -80,9 +92,9 @@ def tune_here(wire: Wire, *, groups: Sequence[int], budget_s: float) -> Tuning |
     """
     launch = require_several(resolve_launch())
     with process_group(launch):
-        topology = discover(launch)
-        topologies = [topology.regrouped(size) for size in groups or group_sizes(topology)]
-        tuning = tune(launch, topologies, wire=wire, budget_s=budget_s)
+        own = discover(launch)
+        topologies = groupings_to_try(own, groups or group_sizes(own.world_size))
+        tuning = tune(launch, topologies, wire=wire, budget_s=budget_s, own_group_ranks=own.group_ranks)
     return tuning if launch.is_first else None
 
 
@@ -100,12 +112,16 @@ def require_several(launch: Launch) -> Launch:
     return launch
 
 
-def group_sizes(topology: Topology) -> list[int]:
-    """Sizes of groups worth trying over these ranks: those of the hosts where several share one, and powers of two."""
-    hosts = [topology.hosts.count(host) for host in dict.fromkeys(topology.hosts)]
-    by_host = [max(hosts)] if max(hosts) > 1 and len(hosts) > 1 else []
-    powers = [2**power for power in range(1, 12) if 2**power <= topology.world_size // 2]
-    return list(dict.fromkeys([*by_host, *powers]))[:3] or [topology.world_size]
+def groupings_to_try(own: Topology, sizes: Sequence[int]) -> list[Topology]:
+    """The groups that there are, as by host, and consecutive ranks in groups of other sizes. Called by all ranks."""
+    others = [size for size in dict.fromkeys(sizes) if 1 < size <= own.world_size and size != own.group_ranks]
+    grouped = [own.regrouped(size) for size in others]
+    return [own, *grouped] if own.group_ranks > 1 or not grouped else grouped
+
+
+def group_sizes(world_size: int) -> list[int]:
+    """Sizes of groups worth trying beside the hosts' own: the smaller powers of two."""
+    return [2**power for power in range(1, 4) if 2**power <= world_size // 2]
 
 
 def tuning_table(tuning: Tuning) -> str:
@@ -120,10 +136,9 @@ def tuning_table(tuning: Tuning) -> str:
         for size in sizes
     ]
     headers = ["KiB", *map(_name, curves)]
-    chosen = [
-        (_up_to(choice.up_to_kib), _name((choice.algorithm, choice.group_ranks or 0))) for choice in tuning.choices
-    ]
+    chosen = [(_up_to(choice.up_to_kib), _chosen(choice)) for choice in tuning.choices]
     parts = [
+        where(tuning.placement, tuning.provenance),
         tabulate(measured, headers=headers, disable_numparse=True, colalign=("right",) * len(headers)),
         stage_table(tuning.stages),
         tabulate(chosen, headers=["up to KiB", "choice"], disable_numparse=True),
@@ -144,9 +159,8 @@ def tuning_table(tuning: Tuning) -> str:
     return "\n\n".join(parts)
 
 
-def _measure(items: Sequence[Arrangement], device: torch.device, largest_bytes: int, budget_s: float) -> list[Calls]:
+def _measure(items: Sequence[Arrangement], device: torch.device, largest_bytes: int, end_s: float) -> list[Calls]:
     """Rising sizes with as many calls as the time left has room for; what can win no more is left out from there on."""
-    end_s = time.perf_counter() + budget_s
     sizes = _sizes(largest_bytes)
     calls: list[Calls] = []
     for number, size in enumerate(sizes):
@@ -206,6 +220,12 @@ def _agreed(left_s: float) -> float:
 def _name(way: Way) -> str:
     algorithm, group_ranks = way
     return algorithm if algorithm == "ring" else f"{algorithm} of {group_ranks}"
+
+
+def _chosen(choice: AlgorithmChoice) -> str:
+    if choice.algorithm == "ring":
+        return choice.algorithm
+    return f"{choice.algorithm} of {choice.group_ranks or 'the own groups'}"
 
 
 def _up_to(up_to_kib: float | None) -> str:

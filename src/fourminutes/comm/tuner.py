@@ -70,11 +70,11 @@ def curves_of(timings: Sequence[CollectiveTiming]) -> dict[Way, Curve]:
     }
 
 
-def choose(curves: Mapping[Way, Curve]) -> tuple[AlgorithmChoice, ...]:
+def choose(curves: Mapping[Way, Curve], own_group_ranks: int | None = None) -> tuple[AlgorithmChoice, ...]:
     """Which arrangement for which sizes, so that the sum of log times over the measured sizes is least.
 
     A change from one size to the next counts as much as a loss of 5 %, since medians of small messages scatter. Between
-    two sizes the change is where the two curves cross.
+    two sizes the change is where the two curves cross. Groups of `own_group_ranks` are those that a run has anyway.
     """
     sizes = sorted({size for curve in curves.values() for size in curve.sizes_bytes})
     best = _least_sequence(curves, sizes)
@@ -83,7 +83,7 @@ def choose(curves: Mapping[Way, Curve]) -> tuple[AlgorithmChoice, ...]:
         for (way, following), (low, high) in zip(pairwise(best), pairwise(sizes), strict=True)
         if way != following
     ]
-    return tuple(_choice(way, limit) for way, limit in [*limits, (best[-1], None)])
+    return tuple(_choice(way, limit, own_group_ranks) for way, limit in [*limits, (best[-1], None)])
 
 
 def _least_sequence(curves: Mapping[Way, Curve], sizes: Sequence[int]) -> list[Way]:
@@ -111,12 +111,13 @@ def _crossing(one: Curve, other: Curve, low_bytes: int, high_bytes: int) -> int:
     return low_bytes + int(share * (high_bytes - 1 - low_bytes))
 
 
-def _choice(way: Way, limit_bytes: int | None) -> AlgorithmChoice:
+def _choice(way: Way, limit_bytes: int | None, own_group_ranks: int | None) -> AlgorithmChoice:
     algorithm, group_ranks = way
+    is_named = algorithm != "ring" and group_ranks != own_group_ranks
     return AlgorithmChoice.model_validate(
         {
             "algorithm": algorithm,
-            "group_ranks": None if algorithm == "ring" else group_ranks,
+            "group_ranks": group_ranks if is_named else None,
             "up_to_kib": None if limit_bytes is None else limit_bytes / 1024,
         }
     )

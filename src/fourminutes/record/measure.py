@@ -70,7 +70,7 @@ class CommRecord(Record):
 
 
 class Fusion(Record):
-    """What one bucket size is predicted to leave exposed."""
+    """What one bucket size is predicted to leave exposed, buckets being exact and reduced one after another."""
 
     bucket_mib: float = Field(description="size up to which gradients are fused, in MiB of fp32")
     buckets: int
@@ -83,6 +83,7 @@ class Tuning(Record):
     kind: Literal["tuning"] = "tuning"
     plan: str
     run: str = Field(description="run whose model the bucket size is for; empty for none")
+    group_ranks: int | None = Field(None, description="reduce.group_ranks, for choices that name no groups")
     wire: Wire
     placement: Placement
     provenance: Provenance

@@ -52,6 +52,11 @@ class Job:
         identity = hashlib.sha256(f"{self.settings.lineage_hash} {self.manifest.dataset_hash}".encode()).hexdigest()
         return self.plan.work / self.plan.name / f"{self.run}-{identity[:10]}"
 
+    @property
+    def tuning(self) -> Path:
+        """What `reduce.algorithm: auto` found at the run's start."""
+        return self.checkpoints / "tuning.json"
+
     def trace_file(self, hosts: Sequence[str]) -> TraceFile | None:
         """Where the traced step is written, of ranks on `hosts`; None where none is traced."""
         if (step := self.settings.reduce.trace_step) is None:
@@ -149,6 +154,8 @@ def _train(job: Job, place: Place, asked_to_stop: Callable[[], bool]) -> RunReco
     require_agreement(place.ranks, place.topology.hosts, identity(job.settings, job.manifest))
     notes: list[str] = []
     saved = load_newest(job.checkpoints, place.ranks, notes)
+    if saved is None:  # a run that starts is tuned anew
+        place.ranks.on_first(lambda: job.tuning.unlink(missing_ok=True))
     parts = _parts(job, place, saved)
     try:
         settle_buckets(parts)
@@ -182,7 +189,7 @@ def _train_and_tell(
 def _parts(job: Job, place: Place, saved: Saved | None) -> Parts:
     source = Input(job.settings, job.manifest, job.data.folder, place.launch, device_of(place.launch))
     try:
-        return set_up(source, place.topology, place.ranks, _position(saved), job.checkpoints / "tuning.json")
+        return set_up(source, place.topology, place.ranks, _position(saved), job.tuning)
     except LoaderStateMismatch as error:
         raise UserError(f"{job.checkpoints}: {error}; remove that folder to start the run anew") from error
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fourminutes.comm.launch import Launch, device_of, process_group, resolve_launch
 from fourminutes.comm.ready import readiness_of
 from fourminutes.comm.topology import Topology, discover
-from fourminutes.comm.tune import group_sizes, require_several, tune
+from fourminutes.comm.tune import About, group_sizes, groupings_to_try, require_several, tune
 from fourminutes.comm.tuner import tuned
 from fourminutes.errors import UserError
 from fourminutes.models import build_model
@@ -20,7 +20,7 @@ from fourminutes.record import Manifest, Tuning, read_record, write_record
 from fourminutes.train.precision import in_precision
 from fourminutes.train.ranks import Ranks
 
-# With the model's backward passes and the table's choice, a start stays below 20 s.
+# The last size may take a little longer; a start stays below 20 s.
 _AUTO_BUDGET_S = 14.0
 _IMAGENET_CLASSES = 1000
 
@@ -45,14 +45,16 @@ def settled_reduce(
     """
     reduce = settings.reduce
     if reduce.tuning is not None:
-        return tuned(reduce, _given(reduce.tuning, reduce, ranks))
+        return tuned(reduce, _given(reduce.tuning, reduce, topology, ranks))
     if reduce.algorithm != "auto":
         return reduce
     if ranks.world_size == 1:
         return reduce.model_copy(update={"algorithm": "ring"})
     tuning = ranks.first(_kept(kept, reduce, topology) if ranks.is_first else None)
     if tuning is None:
-        tuning = _tune(network, settings, launch, topology, budget_s=_AUTO_BUDGET_S)
+        tuning = _tune(
+            network, settings, launch, topology, budget_s=_AUTO_BUDGET_S, about=About(group_ranks=reduce.group_ranks)
+        )
         ranks.on_first(lambda: write_record(kept, tuning) if kept else None)
     return tuned(reduce, ranks.first(tuning))
 
@@ -73,7 +75,8 @@ def tune_run(plan: Plan, run: str, *, groups: Sequence[int], budget_s: float) ->
         classes = len(read_record(plan.manifest, Manifest).classes) if _is_made(plan) else _IMAGENET_CLASSES
         network = in_precision(build_model(settings.model, classes, seed=0).to(device), settings.precision, device)
         topology = discover(launch, settings.reduce.group_ranks)
-        tuning = _tune(network, settings, launch, topology, groups=groups, budget_s=budget_s, about=(plan.name, run))
+        about = About(plan.name, run, settings.reduce.group_ranks)
+        tuning = _tune(network, settings, launch, topology, groups=groups, budget_s=budget_s, about=about)
     return tuning if launch.is_first else None
 
 
@@ -85,50 +88,65 @@ def _tune(
     network: nn.Module,
     settings: RunPlan,
     launch: Launch,
-    topology: Topology,
+    own: Topology,
     *,
     budget_s: float,
     groups: Sequence[int] = (),
-    about: tuple[str, str] = ("", ""),
+    about: About | None = None,
 ) -> Tuning:
-    sizes = list(groups) or group_sizes(topology)
+    """Among the run's own groups and others; where the plan names their size, among those alone."""
+    planned = [] if settings.reduce.group_ranks else group_sizes(own.world_size)
     return tune(
         launch,
-        [topology.regrouped(size) for size in sizes],
+        groupings_to_try(own, groups or planned),
         wire=settings.reduce.wire,
         budget_s=budget_s,
-        readiness=readiness_of(network, black_pictures(settings, device_of(launch))),
+        own_group_ranks=own.group_ranks,
+        ready=lambda: readiness_of(network, black_pictures(settings, device_of(launch))),
         about=about,
     )
 
 
-def _given(path: Path, reduce: ReducePlan, ranks: Ranks) -> Tuning:
+def _given(path: Path, reduce: ReducePlan, topology: Topology, ranks: Ranks) -> Tuning:
     """The tuning that the plan names, read by rank 0 for all."""
-    tuning = ranks.first(ranks.on_first(lambda: _fit_for(path, reduce, ranks.world_size)))
+    tuning = ranks.first(ranks.on_first(lambda: _fit_for(path, reduce, topology)))
     assert tuning is not None
     return tuning
 
 
-def _fit_for(path: Path, reduce: ReducePlan, world_size: int) -> Tuning:
+def _fit_for(path: Path, reduce: ReducePlan, topology: Topology) -> Tuning:
     tuning = read_record(path, Tuning)
-    made_for = len(tuning.placement.hosts)
-    if made_for != world_size:
-        raise UserError(f"{path}: was tuned for {made_for} processes, not {world_size}; tune again with `comm tune`")
+    made, here = _layout(tuning.placement.hosts), _layout(topology.hosts)
+    if made != here:
+        raise UserError(f"{path}: was tuned for {_told(made)}, not {_told(here)}; tune again with `comm tune`")
     if tuning.wire != reduce.wire:
         raise UserError(
             f"{path}: was tuned for {tuning.wire} on the wire, not {reduce.wire}; tune again, or change wire"
         )
+    if tuning.group_ranks != reduce.group_ranks:
+        now, then = (name or "null" for name in (reduce.group_ranks, tuning.group_ranks))
+        raise UserError(f"{path}: was tuned with group_ranks {then}, not {now}; tune again, or change group_ranks")
     return tuning
 
 
+def _layout(hosts: Sequence[str]) -> tuple[int, int]:
+    """How many processes, and on how many hosts."""
+    return len(hosts), len(set(hosts))
+
+
+def _told(layout: tuple[int, int]) -> str:
+    processes, hosts = layout
+    return f"{processes} processes on {hosts} {'host' if hosts == 1 else 'hosts'}"
+
+
 def _kept(path: Path | None, reduce: ReducePlan, topology: Topology) -> Tuning | None:
-    """What was tuned at an earlier start on as many processes and hosts."""
+    """What was tuned at an earlier start in the same layout; None where there is nothing of use."""
     if path is None or not path.is_file():
         return None
-    tuning = read_record(path, Tuning)
-    hosts = tuning.placement.hosts
-    is_same = (len(hosts), len(set(hosts))) == (topology.world_size, len(set(topology.hosts)))
-    return tuning if is_same and tuning.wire == reduce.wire else None
+    try:
+        return _fit_for(path, reduce, topology)
+    except UserError:  # made anew then; the run's record has a note that sums may differ
+        return None
 
 
 def black_pictures(settings: RunPlan, device: torch.device) -> Tensor:
