@@ -39,6 +39,7 @@ def bench(
     repeats: Annotated[int | None, typer.Option("--repeats", "-n", help="timed calls of each", min=3)] = None,
 ) -> None:
     """Measure every all-reduce algorithm at every size on the processes at hand; sizes as nccl-tests has them."""
+    from fourminutes.comm.tables import bench_table
     from fourminutes.comm.watched import watched
     from fourminutes.record import write_record
 
@@ -57,7 +58,7 @@ def bench(
         repeats=repeats,
     )
     with watched(timeout_s=settings.lost_after_s, again="start again"):
-        from fourminutes.comm.bench import bench_table, run_bench, write_calls  # takes seconds
+        from fourminutes.comm.bench import run_bench, write_calls  # takes seconds
 
         measured = run_bench(settings, plan=loaded.name if loaded else "")
     if measured is not None:
@@ -86,6 +87,7 @@ def tune(
     json_: JsonOption = False,
 ) -> None:
     """Choose all-reduce algorithms by message size, and a model's bucket size, from times on the processes at hand."""
+    from fourminutes.comm.tables import tuning_table
     from fourminutes.comm.watched import watched
     from fourminutes.record import write_record
 
@@ -94,7 +96,7 @@ def tune(
         raise UserError("--plan, --run: go together; give both, or none to tune for any model")
     sizes = group_ranks_of(groups)
     with watched(timeout_s=TIMEOUT_S, again="start again"):
-        from fourminutes.comm.tune import tune_here, tuning_table
+        from fourminutes.comm.tune import tune_here
         from fourminutes.train import tune_run
 
         if plan is not None and run is not None:

@@ -12,10 +12,11 @@ import pytest
 import torch
 from processes import run_ranks
 
-from fourminutes.comm.bench import bench_table, groupings, run_bench
+from fourminutes.comm.bench import groupings, run_bench
 from fourminutes.comm.calls import Calls
 from fourminutes.comm.launch import Launch
 from fourminutes.comm.options import bench_settings
+from fourminutes.comm.tables import bench_table
 from fourminutes.comm.timing import Arrangement, arrangements, time_calls
 from fourminutes.comm.topology import connect, discover
 from fourminutes.errors import UserError

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tabulate import tabulate
 
 from fourminutes.comm.calls import Calls
 from fourminutes.comm.collectives import require_even
-from fourminutes.comm.fit import UNLIMITED_BYTE_S, fit_links, fit_stages
+from fourminutes.comm.fit import fit_links, fit_stages
 from fourminutes.comm.launch import (
     COLLECTIVES_WAIT_LONGER_S,
     TIMEOUT_S,
@@ -27,7 +26,7 @@ from fourminutes.errors import UserError
 from fourminutes.files import written_aside
 from fourminutes.plan import CommBenchPlan
 from fourminutes.progress import progress
-from fourminutes.record import CommRecord, LinkFit, Placement, Provenance, StageFit, provenance
+from fourminutes.record import CommRecord, provenance
 
 WARMUP_CALLS = 2
 # On one host there is one group by host, and the hierarchy would have no second level to show.
@@ -92,52 +91,6 @@ def groupings(launch: Launch, group_ranks: Sequence[int], *, timeout_s: float = 
     return [topology, *(topology.regrouped(ranks) for ranks in others)]
 
 
-def bench_table(record: CommRecord) -> str:
-    """The record's timings and fits as text tables."""
-    timings = [
-        (
-            f"{timing.message_bytes / 1024:g}",
-            timing.algorithm,
-            timing.group_ranks,
-            timing.wire,
-            f"{timing.median_s * 1e3:.3f}",
-            f"{timing.lower_quartile_s * 1e3:.3f} to {timing.upper_quartile_s * 1e3:.3f}",
-            f"{timing.bus_gbyte_s:.3f}",
-        )
-        for timing in record.timings
-    ]
-    headers = ["KiB", "algorithm", "ranks a group", "wire", "median ms", "quartiles ms", "bus GB/s"]
-    fits = [
-        (fit.algorithm, fit.group_ranks, fit.wire, f"{fit.alpha_s * 1e6:.1f}", _bandwidth(fit)) for fit in record.fits
-    ]
-    fit_headers = ["fit", "ranks a group", "wire", "latency a step, us", "bandwidth GB/s"]
-    return "\n\n".join(
-        (
-            where(record.placement, record.provenance),
-            tabulate(timings, headers=headers, disable_numparse=True, colalign=("right", *["left"] * 6)),
-            tabulate(fits, headers=fit_headers, disable_numparse=True),
-            stage_table(record.stages),
-        )
-    )
-
-
-def stage_table(stages: Sequence[StageFit]) -> str:
-    """Latency and seconds a byte of every stage, with their 95 % intervals, as a text table."""
-    rows = [
-        (
-            fit.algorithm,
-            fit.stage,
-            fit.group_ranks,
-            fit.wire,
-            f"{fit.alpha_s.value * 1e3:.3f} ({fit.alpha_s.low * 1e3:.3f} to {fit.alpha_s.high * 1e3:.3f})",
-            f"{fit.beta_s_byte.value * 1e9:.3f} ({fit.beta_s_byte.low * 1e9:.3f} to {fit.beta_s_byte.high * 1e9:.3f})",
-        )
-        for fit in stages
-    ]
-    headers = ["stage of", "collective, among", "ranks a group", "wire", "alpha ms (95 %)", "beta ns/byte (95 %)"]
-    return tabulate(rows, headers=headers, disable_numparse=True)
-
-
 def write_calls(path: Path, bench: Bench) -> None:
     """Write every timed call as a row of a Parquet file: size, algorithm, group, number format, call, seconds."""
     rows = [
@@ -155,21 +108,6 @@ def write_calls(path: Path, bench: Bench) -> None:
     about = {"fourminutes": bench.record.model_dump_json(include={"plan", "settings", "placement", "provenance"})}
     with written_aside(path) as aside:
         pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(about), aside)
-
-
-def where(place: Placement, made: Provenance) -> str:
-    """What the numbers are about, as nccl-tests begins its output."""
-    hosts = len(set(place.hosts))
-    on = f"{hosts} {'host' if hosts == 1 else 'hosts'}"
-    return (
-        f"# {len(place.hosts)} processes on {on}, {place.device}, {place.backend}, "
-        f"torch {made.versions.get('torch', '?')}; a call takes as long as its slowest process\n"
-        "# 1 KiB is 1,024 bytes on the wire; bus GB/s is 2(P-1)/P x bytes / median"
-    )
-
-
-def _bandwidth(fit: LinkFit) -> str:
-    return "no limit seen" if fit.bandwidth_byte_s >= UNLIMITED_BYTE_S else f"{fit.bandwidth_byte_s / 1e9:.3f}"
 
 
 def _require_processes(settings: CommBenchPlan, launch: Launch) -> None:

@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from tabulate import tabulate
 from torch import distributed
 
-from fourminutes.comm.bench import stage_table, where
 from fourminutes.comm.calls import Calls
 from fourminutes.comm.collectives import ALGORITHMS
 from fourminutes.comm.fit import fit_stages
@@ -19,7 +17,7 @@ from fourminutes.comm.timing import Arrangement, arrangements, time_calls
 from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.comm.tuner import Curve, Readiness, Way, best_fusion, choose, curves_of, fusions
 from fourminutes.errors import UserError
-from fourminutes.plan import WIRE_BYTES, AlgorithmChoice, Wire
+from fourminutes.plan import WIRE_BYTES, Wire
 from fourminutes.record import Tuning, provenance
 
 _SMALLEST_BYTES, _FACTOR = 1024, 4
@@ -124,41 +122,6 @@ def group_sizes(world_size: int) -> list[int]:
     return [2**power for power in range(1, 4) if 2**power <= world_size // 2]
 
 
-def tuning_table(tuning: Tuning) -> str:
-    """What was chosen, from which times, as text tables."""
-    curves = curves_of(tuning.timings)
-    sizes = sorted({timing.message_bytes for timing in tuning.timings})
-    measured = [
-        (
-            f"{size / 1024:g}",
-            *(f"{curve.at(size) * 1e3:.3f}" if size in curve.sizes_bytes else "" for curve in curves.values()),
-        )
-        for size in sizes
-    ]
-    headers = ["KiB", *map(_name, curves)]
-    chosen = [(_up_to(choice.up_to_kib), _chosen(choice)) for choice in tuning.choices]
-    parts = [
-        where(tuning.placement, tuning.provenance),
-        tabulate(measured, headers=headers, disable_numparse=True, colalign=("right",) * len(headers)),
-        stage_table(tuning.stages),
-        tabulate(chosen, headers=["up to KiB", "choice"], disable_numparse=True),
-    ]
-    if tuning.fusions:
-        rows = [
-            (
-                f"{one.bucket_mib:g}",
-                one.buckets,
-                f"{one.exposed_s * 1e3:.1f}",
-                "*" * (one.bucket_mib == tuning.bucket_mib),
-            )
-            for one in tuning.fusions
-        ]
-        parts.append(
-            tabulate(rows, headers=["bucket MiB", "buckets", "exposed ms, predicted", "chosen"], disable_numparse=True)
-        )
-    return "\n\n".join(parts)
-
-
 def _measure(items: Sequence[Arrangement], device: torch.device, largest_bytes: int, end_s: float) -> list[Calls]:
     """Rising sizes with as many calls as the time left has room for; what can win no more is left out from there on."""
     sizes = _sizes(largest_bytes)
@@ -215,18 +178,3 @@ def _agreed(left_s: float) -> float:
     values = [left_s]
     distributed.broadcast_object_list(values, src=0)
     return values[0]
-
-
-def _name(way: Way) -> str:
-    algorithm, group_ranks = way
-    return algorithm if algorithm == "ring" else f"{algorithm} of {group_ranks}"
-
-
-def _chosen(choice: AlgorithmChoice) -> str:
-    if choice.algorithm == "ring":
-        return choice.algorithm
-    return f"{choice.algorithm} of {choice.group_ranks or 'the own groups'}"
-
-
-def _up_to(up_to_kib: float | None) -> str:
-    return "any" if up_to_kib is None else f"{up_to_kib:g}"
