@@ -141,7 +141,8 @@ def sums_in_groups(launch: Launch) -> list[tuple[str, int, str, list[str], bool]
 def _adds_up(calls: Calls) -> bool:
     """Stages begin after the call and end before it does."""
     sums = [sum(column) for column in zip(*[stage.seconds for stage in calls.stages], strict=True)]
-    return all(0 < parts <= whole for parts, whole in zip(sums, calls.seconds, strict=True))
+    # Moments since the Unix epoch are exact to a quarter of a microsecond.
+    return all(0 < parts <= whole + 2e-6 for parts, whole in zip(sums, calls.seconds, strict=True))
 
 
 def by_uneven_hosts(launch: Launch) -> list[list[str]]:

@@ -102,8 +102,8 @@ def where(place: Placement, made: Provenance) -> str:
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Numbers stand as they are written, the first column to the right."""
-    align = ("right", *["left"] * (len(headers) - 1))
+    """Numbers stand as they are written; a first column of sizes to the right."""
+    align = ("right" if "iB" in headers[0] else "left", *["left"] * (len(headers) - 1))
     return tabulate(rows, headers=headers, disable_numparse=True, colalign=align if rows else None)
 
 
