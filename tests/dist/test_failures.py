@@ -116,6 +116,17 @@ def test_whichever_rank_is_lost_is_named_and_the_others_end(bench, rank, manner)
     assert_saved(plan)
 
 
+def test_a_rank_killed_with_several_buckets_under_way_is_named(bench):
+    plan = bench.plan("lanes", **CHANGES | {"reduce": CHANGES["reduce"] | {"lanes": 4}}, lost_after_s=60)
+    done = launched(bench, plan, 2, "kill")
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("fourminutes:")]
+    lost = LOST.format(how="ended by SIGKILL", where=rf"bucket \d+ of \d+, ({STAGE}|stage divide)")
+    assert re.fullmatch(f"fourminutes: rank 2 on {HOST} {lost}{AGAIN}", line), line
+    assert "Traceback" not in done.stderr
+    assert_nobody_left(bench)
+
+
 @pytest.mark.parametrize("rank", range(PROCESSES))
 def test_whichever_rank_is_late_is_named_and_the_others_end(bench, rank):
     done = launched(bench, plan_for(bench, "late"), rank, "late")
