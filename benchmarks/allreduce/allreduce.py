@@ -39,13 +39,14 @@ def main() -> None:
     asked = parser.parse_args()
     if (lack := missing()) and set(asked.layouts) & set(LAYOUTS):
         sys.exit(f"allreduce.py: {lack}; `--layouts loopback` needs nothing of it")
-    found = {name: _measured(name, asked) for name in asked.layouts}
-    for name, one in found.items():
+    found: dict[str, Any] = {}
+    for name in asked.layouts:
+        found[name] = one = _measured(name, asked)
         print(f"\n## {name}\n")
-        print(_report(one) if name in LAYOUTS else _sets_table(one["sets"], "hook"))
-    if asked.out:
-        record = {"provenance": provenance().model_dump(mode="json"), "rate": RATE, "layouts": found}
-        asked.out.write_text(json.dumps(record) + "\n")
+        print(_report(one) if name in LAYOUTS else _sets_table(one["sets"], "hook"), flush=True)
+        if asked.out:
+            record = {"provenance": provenance().model_dump(mode="json"), "rate": RATE, "layouts": found}
+            asked.out.write_text(json.dumps(record) + "\n")
 
 
 def _measured(name: str, asked: argparse.Namespace) -> dict[str, Any]:

@@ -60,8 +60,7 @@ class Pass:
 
     def __init__(self, one_pass: Callable[[], None], state: HybridState | None = None) -> None:
         self._one_pass, self._state = one_pass, state
-        for _ in range(3):  # DDP lays its buckets out anew after the first
-            one_pass()
+        one_pass()  # after it DDP lays its buckets out anew
 
     def __call__(self) -> None:
         """Once more."""

@@ -79,6 +79,8 @@ def _add_host(number: int, bridge: str, rate: str, undo: ExitStack) -> Host:
     _call("ip", "netns", "add", host.namespace)
     undo.callback(_call, "ip", "netns", "del", host.namespace)
     _call("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", host.namespace)
+    # At once, and with it the other end: that of a namespace that is gone the kernel removes some time later.
+    undo.callback(_call, "ip", "link", "del", outer)
     _call("ip", "link", "set", outer, "master", bridge, "up")
     inside = ("ip", "-n", host.namespace)
     _call(*inside, "addr", "add", f"{host.address}/24", "dev", "eth0")
