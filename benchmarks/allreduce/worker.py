@@ -18,7 +18,8 @@ from torch import Tensor, distributed
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from fourminutes.comm.collectives import ALGORITHMS, Summation, hybrid
-from fourminutes.comm.launch import Launch, process_group, resolve_launch
+from fourminutes.comm.group import process_group
+from fourminutes.comm.launch import Launch, resolve_launch
 from fourminutes.comm.topology import Topology, discover
 from fourminutes.comm.tune import tune
 from fourminutes.comm.tuner import Readiness, best_fusion, curves_of, fusions, predicted_s, tuned

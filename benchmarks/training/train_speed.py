@@ -24,7 +24,8 @@ from loops import CLASSES, Bench, Case, Loop, Ours, Shards, autocast_dtype
 from measure import Protocol, Rates, as_record, interleaved, named, repeated, table
 from shards import drawn, from_source
 
-from fourminutes.comm.launch import ALONE, device_of
+from fourminutes.comm.group import device_of
+from fourminutes.comm.launch import ALONE
 from fourminutes.errors import UserError
 from fourminutes.files import write_text
 from fourminutes.plan import LoaderPlan, ModelPlan

@@ -12,7 +12,8 @@ import torch
 from torch import distributed
 
 from fourminutes.comm.collectives import ALGORITHMS, Algorithm
-from fourminutes.comm.launch import process_group, resolve_launch
+from fourminutes.comm.group import process_group
+from fourminutes.comm.launch import resolve_launch
 from fourminutes.comm.topology import Topology, discover
 
 CALLS = 5

@@ -45,7 +45,8 @@ class _Failure:
 def _rank_main(function: Callable[..., Any], rank: int, world_size: int, folder: str, args: tuple[Any, ...]) -> None:
     import torch
 
-    from fourminutes.comm.launch import Launch, process_group
+    from fourminutes.comm.group import process_group
+    from fourminutes.comm.launch import Launch
 
     torch.set_num_threads(1)
     launch = Launch("torchrun", rank, world_size, rank, world_size, init_method=f"file://{folder}/meeting")

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from fourminutes.comm.launch import ALONE, Launch, expand_hostlist, process_group, resolve_launch
+from fourminutes.comm.group import process_group
+from fourminutes.comm.launch import ALONE, Launch, expand_hostlist, resolve_launch
 from fourminutes.errors import UserError
 
 TORCHRUN = {

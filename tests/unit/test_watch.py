@@ -157,7 +157,7 @@ def test_places_follow_one_another_along_the_way():
         for stage in ("cast to the wire", "reduce, within", "all_reduce, across", "broadcast, within", "divide"):
             here.reduce(bucket, 2, stage)
             places.append(here.place)
-    here.reduce(1, 2, "")
+        here.reduce(bucket, 2, "")
     here.begin("update")
     places.append(here.place)
     assert [place.order for place in places] == sorted({place.order for place in places})
@@ -168,6 +168,17 @@ def test_places_follow_one_another_along_the_way():
         "step 1, bucket 1 of 2, stage reduce, within",
         "step 1, update",
     ]
+
+
+def test_of_several_buckets_under_way_the_first_is_the_place():
+    here = Whereabouts()
+    for bucket in (2, 1, 3):
+        here.reduce(bucket, 4, "all_reduce, world")
+    assert here.place.bucket == 1
+    here.reduce(1, 4, "")
+    assert here.place.bucket == 2
+    here.begin("update")
+    assert here.place.bucket is None
 
 
 def test_what_is_told_of_a_place_is_all_of_it():

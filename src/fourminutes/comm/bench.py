@@ -12,14 +12,8 @@ import pyarrow.parquet as pq
 from fourminutes.comm.calls import Calls
 from fourminutes.comm.collectives import require_even
 from fourminutes.comm.fit import fit_links, fit_stages
-from fourminutes.comm.launch import (
-    COLLECTIVES_WAIT_LONGER_S,
-    TIMEOUT_S,
-    Launch,
-    device_of,
-    process_group,
-    resolve_launch,
-)
+from fourminutes.comm.group import COLLECTIVES_WAIT_LONGER_S, device_of, process_group
+from fourminutes.comm.launch import TIMEOUT_S, Launch, resolve_launch
 from fourminutes.comm.timing import Arrangement, arrangements, time_calls
 from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.errors import UserError

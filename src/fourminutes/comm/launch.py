@@ -5,18 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from fourminutes.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 LauncherName = Literal["slurm", "torchrun", "alone"]
 
@@ -25,8 +19,6 @@ LISTENING_PORTS = range(15_000, 25_000)
 # Steps of one job may run side by side: far apart, so that neighbouring job ids don't meet them.
 _PORTS_BETWEEN_STEPS = 1_009
 TIMEOUT_S = 600.0
-# Collectives give up later than who watches over the ranks does, which knows why. (NCCL then aborts the process.)
-COLLECTIVES_WAIT_LONGER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -84,68 +76,6 @@ def resolve_launch(environ: Mapping[str, str] = os.environ) -> Launch:
     if "SLURM_STEP_ID" in environ and "SLURM_PROCID" in environ:
         return _checked(_from_slurm(environ), ("SLURM_PROCID", "SLURM_LOCALID"))
     return ALONE
-
-
-def device_of(launch: Launch) -> torch.device:
-    """The device this process computes on: a GPU of its own where there are GPUs, else the CPU.
-
-    Raises:
-        UserError: the host shows fewer GPUs than it has processes.
-    """
-    import torch
-
-    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if visible == 0:
-        return torch.device("cpu")
-    if visible == 1 and launch.launcher == "slurm":
-        return torch.device("cuda", 0)  # Slurm may show each task its own GPU only.
-    if launch.local_world_size > visible:
-        raise UserError(
-            f"CUDA_VISIBLE_DEVICES: {launch.local_world_size} processes on this host, but {visible} GPUs are visible; "
-            "start one process a GPU, or hide the GPUs with CUDA_VISIBLE_DEVICES="
-        )
-    return torch.device("cuda", launch.local_rank)
-
-
-@contextmanager
-def process_group(launch: Launch, *, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
-    """Join the other processes for the length of the block: NCCL where the device is a GPU, else gloo.
-
-    One process alone joins nothing. The group is destroyed at the end, after an error too.
-
-    Args:
-        launch: this process's place.
-        timeout_s: how long a collective waits for the other processes before it fails, in seconds.
-
-    Raises:
-        UserError: the host shows fewer GPUs than it has processes.
-    """
-    import torch
-    from torch import distributed
-
-    from fourminutes.comm.watched import watch_from_first
-
-    device = device_of(launch)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if launch.world_size == 1:
-        yield
-        return
-    if launch.is_one_host and "lo" in (name for _, name in socket.if_nameindex()):
-        # gloo would look up the host's own name, which many machines resolve wrongly or not at all.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        init_method=launch.init_method,
-        rank=launch.rank,
-        world_size=launch.world_size,
-        timeout=timedelta(seconds=timeout_s),
-    )
-    try:
-        watch_from_first(launch)
-        yield
-    finally:
-        distributed.destroy_process_group()
 
 
 def expand_hostlist(hostlist: str) -> list[str]:

@@ -11,7 +11,8 @@ import torch
 from torch import distributed
 from torch.distributed import ProcessGroup
 
-from fourminutes.comm.launch import TIMEOUT_S, Launch, device_of
+from fourminutes.comm.group import device_of
+from fourminutes.comm.launch import TIMEOUT_S, Launch
 from fourminutes.record import Placement
 
 Groups = tuple[tuple[int, ...], ...]

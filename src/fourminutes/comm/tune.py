@@ -12,7 +12,8 @@ from torch import distributed
 from fourminutes.comm.calls import Calls
 from fourminutes.comm.collectives import ALGORITHMS
 from fourminutes.comm.fit import fit_stages
-from fourminutes.comm.launch import Launch, device_of, process_group, resolve_launch
+from fourminutes.comm.group import device_of, process_group
+from fourminutes.comm.launch import Launch, resolve_launch
 from fourminutes.comm.timing import Arrangement, arrangements, time_calls
 from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.comm.tuner import Curve, Readiness, Way, best_fusion, choose, curves_of, fusions

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from fourminutes.comm.launch import Launch, device_of
+from fourminutes.comm.group import device_of
+from fourminutes.comm.launch import Launch
 from fourminutes.errors import UserError
 from fourminutes.plan import DataPlan, Plan, RunPlan
 from fourminutes.record import Manifest, read_record

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from fourminutes import __version__
-from fourminutes.comm.launch import COLLECTIVES_WAIT_LONGER_S, Launch, device_of, process_group, resolve_launch
+from fourminutes.comm.group import COLLECTIVES_WAIT_LONGER_S, device_of, process_group
+from fourminutes.comm.launch import Launch, resolve_launch
 from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.comm.whereabouts import HERE
 from fourminutes.data.loader import LoaderState, LoaderStateMismatch

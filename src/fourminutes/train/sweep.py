@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from fourminutes.comm.launch import device_of, resolve_launch
+from fourminutes.comm.group import device_of
+from fourminutes.comm.launch import resolve_launch
 from fourminutes.errors import Interrupted, RunFailed, UserError
 from fourminutes.plan import DataPlan, Plan, RunPlan, SweepPlan, TuningPlan
 from fourminutes.plan.words import first_problem

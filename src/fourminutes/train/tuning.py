@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fourminutes.comm.launch import Launch, device_of, process_group, resolve_launch
+from fourminutes.comm.group import device_of, process_group
+from fourminutes.comm.launch import Launch, resolve_launch
 from fourminutes.comm.ready import readiness_of
 from fourminutes.comm.topology import Topology, discover
 from fourminutes.comm.tune import About, group_sizes, groupings_to_try, require_several, tune
