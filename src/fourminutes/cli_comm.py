@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -11,7 +11,7 @@ from fourminutes.comm.launch import TIMEOUT_S
 from fourminutes.comm.options import bench_settings, group_ranks_of
 from fourminutes.errors import UserError
 from fourminutes.files import clear_write_errors
-from fourminutes.plan import load_plan
+from fourminutes.plan import Wire, load_plan
 
 comm_app = typer.Typer(
     help="Measure the collectives, and choose among them.", no_args_is_help=True, rich_markup_mode=None
@@ -79,9 +79,7 @@ def tune(
     out: Annotated[Path, typer.Option(help="JSON file to write, which a plan names as reduce.tuning")],
     plan: Annotated[Path | None, typer.Option(help="plan of the run whose bucket size is to be chosen too")] = None,
     run: Annotated[str | None, typer.Option(help="name of that run; its wire is tuned for")] = None,
-    wire: Annotated[
-        Literal["fp32", "fp16", "bf16"], typer.Option(help="number format, where no run is given")
-    ] = "fp32",
+    wire: Annotated[Wire, typer.Option(help="number format, where no run is given")] = "fp32",
     groups: Annotated[str | None, typer.Option(help="processes a group, such as 2,4,8; default hosts, 2, 4")] = None,
     seconds: Annotated[float, typer.Option(help="time to measure, in seconds", min=1)] = 14,
     json_: JsonOption = False,

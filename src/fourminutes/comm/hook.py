@@ -125,7 +125,7 @@ class HybridState:
         """Communication that no computing hid since the last call, in seconds; asked for after a backward pass.
 
         For every backward pass: from the moment its last bucket was handed over, when no gradient is left to compute,
-        to the moment that bucket was averaged.
+        to the moment all of its buckets were averaged.
         """
         return 0.0 if self._lane is None else self._lane.take_exposed_s()
 

@@ -13,9 +13,10 @@ from fourminutes.plan.data import (
     shard_stem,
 )
 from fourminutes.plan.load import find_plan, load_plan, run_of
-from fourminutes.plan.measure import WIRE_BYTES, CommBenchPlan, ReportPlan, ScalePlan, Wire
+from fourminutes.plan.measure import CommBenchPlan, ReportPlan, ScalePlan
 from fourminutes.plan.model import MlperfPlan, Plan
 from fourminutes.plan.run import (
+    WIRE_BYTES,
     AlgorithmChoice,
     BatchPlan,
     CheckpointPlan,
@@ -29,6 +30,7 @@ from fourminutes.plan.run import (
     ReducePlan,
     RunPlan,
     SchedulePlan,
+    Wire,
 )
 from fourminutes.plan.sweep import ClaimPlan, ComparisonPlan, SweepPlan, TuningPlan
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, field_validator
 
 from fourminutes.plan.base import PlanModel
 from fourminutes.plan.place import PlacedPlan
-
-Wire = Literal["fp32", "fp16", "bf16"]
-WIRE_BYTES: dict[Wire, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
+from fourminutes.plan.run import ArrangementName, Wire
 
 
 class CommBenchPlan(PlacedPlan):
     """Measuring the collectives on the machines at hand."""
 
     processes: int = Field(4, ge=2, description="processes in all, one a device")
-    algorithms: tuple[Literal["ring", "hierarchical", "torus"], ...] = Field(
+    algorithms: tuple[ArrangementName, ...] = Field(
         ("ring", "hierarchical", "torus"),
         min_length=1,
         description="arrangements; torus only where all groups are of one size",

@@ -135,10 +135,17 @@ class EvaluationPlan(PlanModel):
     )
 
 
+#: Ways to sum over all processes.
+ArrangementName = Literal["ring", "hierarchical", "torus"]
+#: Number formats of gradients on the wire, and the bytes of a number in each.
+Wire = Literal["fp32", "fp16", "bf16"]
+WIRE_BYTES: dict[Wire, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
 class AlgorithmChoice(PlanModel):
     """Which arrangement sums messages of a size."""
 
-    algorithm: Literal["ring", "hierarchical", "torus"] = Field(description="arrangement")
+    algorithm: ArrangementName = Field(description="arrangement")
     group_ranks: int | None = Field(None, ge=1, description="processes a group for it; null: as all of reduce")
     up_to_kib: float | None = Field(None, gt=0, description="largest message that it is for, in KiB; null: any")
 
@@ -165,7 +172,7 @@ class ReducePlan(PlanModel):
         "place of bucket_mib",
     )
     group_ranks: int | None = Field(None, ge=1, description="processes a group; null groups by host")
-    wire: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="number format of gradients on the wire")
+    wire: Wire = Field("fp32", description="number format of gradients on the wire")
     lanes: int = Field(
         4,
         ge=1,

@@ -139,7 +139,7 @@ def _fit(comm: CommRecord, algorithm: str, wire: Wire) -> LinkFit:
 def _group_ranks(comm: CommRecord) -> int:
     """The group size that the hierarchical form was measured with first, as its first fit was."""
     sizes = [timing.group_ranks for timing in comm.timings if timing.algorithm == "hierarchical"]
-    return sizes[0] if sizes else 1
+    return sizes[0] if sizes else 1  # without it `_fit` refuses the record, in words
 
 
 def _assumptions(comm: CommRecord, settings: ScalePlan, group_ranks: int) -> tuple[str, ...]:
