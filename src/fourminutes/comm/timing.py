@@ -115,14 +115,17 @@ def _calls_of(item: Arrangement, message_bytes: int, by_rank: Sequence[Sequence[
     """The slowest rank decides when a call, or a stage of it, is over.
 
     The master of a group of several takes part in all stages; of one rank that has most of them the list is. A stage's
-    own time is what it adds to the ends of those before it.
+    own time is what it adds to the ends of those before it, which a late rank may have pushed beyond its own.
     """
     by_call = list(zip(*by_rank, strict=True))
     payload_bytes = max((calls[0].payload_bytes for calls in by_rank), key=len)
     stages, before_s = [], [0.0] * len(by_call)
     for stage, payload in payload_bytes.items():
-        after_s = [max(rank.ends_s.get(stage, 0.0) for rank in ranks) for ranks in by_call]
-        own_s = tuple(max(0.0, after - before) for after, before in zip(after_s, before_s, strict=True))
+        after_s = [
+            max(before, *(rank.ends_s.get(stage, 0.0) for rank in ranks))
+            for before, ranks in zip(before_s, by_call, strict=True)
+        ]
+        own_s = tuple(after - before for after, before in zip(after_s, before_s, strict=True))
         stages.append(StageCalls(stage, payload, own_s))
         before_s = after_s
     return Calls(
