@@ -27,7 +27,8 @@ def read_definition(text: str, **arguments: str) -> Definition:
     """A definition with these build arguments.
 
     Raises:
-        AssertionError: Apptainer would refuse it: a section that it does not know, an argument that has no value.
+        AssertionError: it has a section that Apptainer does not know, or no such argument.
+        KeyError: an argument has no value.
     """
     head, *parts = re.split(r"^%", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE), flags=re.MULTILINE)
     sections = {name: body.rstrip() for name, _, body in (part.partition("\n") for part in parts)}
