@@ -12,12 +12,12 @@ min_version("9.27")
 configfile: "params.yaml"
 
 
-# Used only with `--software-deployment-method apptainer`, by an image in which this project is installed from its lock; name
-# your own there. Otherwise the environment that calls snakemake is used.
-container: "docker://python:3.11-slim-bookworm"
-
-
+include: "workflow/rules/container.smk"
 include: "workflow/rules/common.smk"
+
+
+# Used only with `--software-deployment-method apptainer`; otherwise the environment that calls snakemake is.
+container: IMAGE
 
 
 localrules:

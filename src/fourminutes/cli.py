@@ -252,13 +252,21 @@ def launch(
     lease: Annotated[
         Path | None, typer.Option(help="file by which only one start at a time is at it; another one is waited for")
     ] = None,
+    container: Annotated[
+        str | None, typer.Option(help="Apptainer image that each process runs in", envvar="FOURMINUTES_CONTAINER")
+    ] = None,
+    container_args: Annotated[
+        str, typer.Option(help="more options of `apptainer exec`", envvar="FOURMINUTES_CONTAINER_ARGS")
+    ] = "",
 ) -> None:
     """Start a command as several processes: in a Slurm job on its nodes, elsewhere on this machine.
 
     A Slurm job that was interrupted with everything saved, or lost a process, goes back into the queue by itself.
     """
+    from fourminutes.comm.container import in_container
     from fourminutes.comm.start import start
 
+    command = in_container(command, container, container_args) if container else command
     start(command, processes=processes, per_node=per_node or processes, threads=threads, lease=lease)
 
 

@@ -6,6 +6,8 @@ rule comm_bench:
         COMM_RECORD,
     log:
         f"{LOGS}/comm.log",
+    container:
+        around_each_process
     # All cores, or whole nodes: training beside it would be measured along.
     threads: workflow.cores
     resources:

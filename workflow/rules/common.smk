@@ -14,10 +14,13 @@ except UserError as error:
     print(f"fourminutes: {error}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
 
-# So that `.venv/bin/snakemake` finds its own commands without an activated environment, and that what a command says is
-# seen and kept until it ends: a `tee` that Ctrl-C ends first would take the command along in the middle of its checkpoint.
+# So that `.venv/bin/snakemake` finds its own commands without an activated environment. Containers have a path of their own.
+os.environ.update(PATH=os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()]))
+
+# So that what a command says is seen and kept until it ends: a `tee` that Ctrl-C ends first would take the command along
+# in the middle of its checkpoint.
 shell.prefix(
-    f'set -euo pipefail; export PATH="{os.path.dirname(sys.executable)}:$PATH"; '
+    "set -euo pipefail; "
     "log_to() (trap '' INT TERM HUP USR1; tee \"$1\" >&2); "
     # Of what may be interrupted and go on: with what earlier starts said.
     "log_on() (trap '' INT TERM HUP USR1; tee --append \"$1\" >&2); "

@@ -21,6 +21,8 @@ rule sweep:
         f"{LOGS}/sweep/{{sweep}}.log",
     wildcard_constraints:
         sweep="|".join(PLAN.sweeps) or "none",
+    container:
+        around_each_process
     threads: lambda wildcards: sweep_run(wildcards).per_node * sweep_run(wildcards).threads
     resources:
         nodes=lambda wildcards: placement(sweep_run(wildcards))["nodes"],

@@ -12,6 +12,8 @@ rule train_run:
         f"{LOGS}/train/{{run}}.log",
     wildcard_constraints:
         run="|".join(PLAN.runs) or "none",
+    container:
+        around_each_process
     threads: lambda wildcards: PLAN.runs[wildcards.run].per_node * PLAN.runs[wildcards.run].threads
     resources:
         nodes=lambda wildcards: placement(PLAN.runs[wildcards.run])["nodes"],
