@@ -8,10 +8,10 @@ READY := .venv/.ready-$(LOCK)
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test lint schema pull clean
+.PHONY: help setup demo test lint schema pull cluster cluster-down clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY) ## .venv with the locked versions (CUDA=12 for Pascal and Volta)
 
@@ -49,6 +49,12 @@ schema: setup ## write workflow/schemas again from the plan's models
 pull: setup ## fetch data and results from the DVC remote, and tell Snakemake that they are up to date
 	dvc pull
 	snakemake --touch --forceall --quiet
+
+cluster: setup ## a real Slurm of four nodes on this machine, for tests; needs root and Debian's packages
+	python tests/support/cluster.py up
+
+cluster-down: setup ## takes that Slurm away
+	python tests/support/cluster.py down
 
 clean: ## remove what the demo made
 	rm -rf results/demo work/demo logs/demo data/demo-*
