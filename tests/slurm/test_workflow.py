@@ -68,7 +68,9 @@ def test_epochs_are_those_of_as_many_processes_on_one_machine_bit_for_bit(
     here = copied(finished, tmp_path_factory.mktemp("here"))
     there = record_of(here, run)
     assert there["settings"]["reduce"]["algorithm"] == "ring"
-    line = f"fourminutes launch --processes {PLACED[run]} -- fourminutes train --plan config/plans/demo.yaml --run {run}"
+    line = (
+        f"fourminutes launch --processes {PLACED[run]} -- fourminutes train --plan config/plans/demo.yaml --run {run}"
+    )
     done = here.run(*line.split())
     assert done.returncode == 0, done.stderr
     again = record_of(here, run)

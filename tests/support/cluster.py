@@ -1,8 +1,9 @@
 """A real Slurm of four nodes on this machine: ``python tests/support/cluster.py up``, and ``down`` takes it away.
 
-Each node is a `slurmd` in a network namespace of its own, with its own host name, behind a link of limited rate; where
-the kernel allows none, all four are on loopback, under one host name. Needs root, since Slurm's configuration must be
-where every job's commands look for it. Whatever is changed on the machine is written down here, and undone by ``down``.
+Each node is a `slurmd` in a network namespace of its own, with its own host name, behind a link of limited rate. With
+``up --loopback``, and where the kernel allows no namespaces, all run under this machine's own name. Needs root, since
+Slurm's configuration must be where every job's commands look for it. Whatever is changed on the machine is written down
+here, and undone by ``down``.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ def find() -> Cluster | None:
     return Cluster(hosts={host.name: host for host in NETWORK.hosts(COUNT)} if has_hosts else {})
 
 
-def up() -> Cluster:
-    """Bring the cluster up, if it is not.
+def up(*, loopback: bool = False) -> Cluster:
+    """Bring the cluster up, if it is not; on `loopback` wherever that is all that can be had.
 
     Raises:
         NoCluster: this machine cannot have it; says why.
@@ -88,7 +89,7 @@ def up() -> Cluster:
     _require()
     down()
     try:
-        cluster = _build()
+        cluster = _build(loopback)
     except BaseException:
         down()
         raise
@@ -97,6 +98,8 @@ def up() -> Cluster:
 
 def down() -> None:
     """Take everything away that `up` has made, whatever is left of it."""
+    if find() is not None:
+        _end_jobs()
     for pid_file in STATE.glob("*.pid"):
         _kill(pid_file, signal.SIGKILL)
     _kill_all(_inside())
@@ -104,6 +107,8 @@ def down() -> None:
     for config in (CONFIG, GPU_CONFIG):
         if _is_ours(config):
             config.unlink()
+    with suppress(OSError):
+        CONFIG.parent.rmdir()  # unless a package's files are there
     _write_hosts([])
     shutil.rmtree(STATE, ignore_errors=True)
 
@@ -134,10 +139,17 @@ def _require() -> None:
             raise NoCluster(f"{config} belongs to another Slurm, which is left alone")
 
 
-def _build() -> Cluster:
+def _end_jobs() -> None:
+    """Let Slurm end what runs, as long as it can."""
+    _call_status("scancel", "--user", str(os.geteuid()))
+    with suppress(NoCluster):
+        wait_until("all jobs have ended", lambda: not _call("squeue", "--noheader").strip())
+
+
+def _build(loopback: bool) -> Cluster:
     for folder in (STATE, STATE / "ctld", CONFIG.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    cluster = Cluster(hosts=_make_hosts())
+    cluster = Cluster(hosts={} if loopback else _make_hosts())
     _write_hosts([(host.address, host.name) for host in cluster.hosts.values()])
     for number in range(2):
         (STATE / f"gpu{number}").touch()
@@ -291,15 +303,15 @@ def _call_status(*line: str) -> int:
 
 def main() -> int:
     """Bring the cluster up, or take it away."""
-    if sys.argv[1:] not in (["up"], ["down"]):
-        print("usage: cluster.py up|down", file=sys.stderr)
+    if sys.argv[1:] not in (["up"], ["up", "--loopback"], ["down"]):
+        print("usage: cluster.py up [--loopback] | down", file=sys.stderr)
         return 2
     try:
         if sys.argv[1] == "down":
             down()
             print("the cluster is gone")
         else:
-            cluster = up()
+            cluster = up(loopback="--loopback" in sys.argv)
             where = f"each behind a link of {RATE}" if cluster.hosts else "all on loopback"
             print(f"Slurm is up: {', '.join(cluster.nodes)}, {where}; logs in {STATE}")
     except NoCluster as error:

@@ -18,7 +18,7 @@ import torch
 from support.forkserver import PROCESSES
 from torch import Tensor, nn
 
-from fourminutes.errors import UserError
+from fourminutes.errors import RunFailed, UserError
 from fourminutes.train.checkpoint import BEST, MARKER, SHARED, State, complete_checkpoints, load_newest, rank_file
 from fourminutes.train.ranks import Ranks
 from fourminutes.train.snapshot import Snapshots
@@ -280,3 +280,17 @@ def test_killed_before_any_step_of_writing_it_leaves_the_checkpoint_before_or_th
 def test_killed_in_the_middle_of_a_file_it_leaves_the_checkpoint_before(tmp_path, file_bytes):
     assert exit_status(save_and_die_of_size, tmp_path / "run", file_bytes) == -signal.SIGXFSZ
     assert step_after_death(tmp_path / "run") == 2
+
+
+def test_once_another_start_has_taken_over_no_checkpoint_counts(tmp_path):
+    taken_over = RunFailed("another start of this run has taken over")
+
+    def require() -> None:
+        raise taken_over
+
+    with (
+        pytest.raises(RunFailed, match="taken over"),
+        CheckpointWriter(tmp_path, ALONE, keep=1, require=require) as writer,
+    ):
+        save(writer, 1)
+    assert not marker(tmp_path, 1).exists()
