@@ -251,11 +251,17 @@ def launch(
     processes: Annotated[int, typer.Option(help="processes in all, one a device", min=1)],
     per_node: Annotated[int | None, typer.Option(help="processes on each node; default all of them", min=1)] = None,
     threads: Annotated[int, typer.Option(help="CPU cores of each process", min=1)] = 1,
+    lease: Annotated[
+        Path | None, typer.Option(help="file by which only one start at a time is at it; another one is waited for")
+    ] = None,
 ) -> None:
-    """Start a command as several processes: in a Slurm job on its nodes, elsewhere on this machine."""
+    """Start a command as several processes: in a Slurm job on its nodes, elsewhere on this machine.
+
+    A Slurm job that was interrupted with everything saved, or lost a process, goes back into the queue by itself.
+    """
     from fourminutes.comm.start import start
 
-    start(command, processes=processes, per_node=per_node or processes, threads=threads)
+    start(command, processes=processes, per_node=per_node or processes, threads=threads, lease=lease)
 
 
 @scale_app.command(epilog="Example: fourminutes scale simulate --plan config/plans/demo.yaml")

@@ -143,7 +143,7 @@ def test_a_recorded_run_goes_on_from_a_checkpoint_bit_for_bit(bench, tmp_path, o
     first = parts_of(bench, optimizer=optimizer)
     course = begin(first)
     walked(first, course, captured(first), 2)
-    torch.save([shared_state(first, course, ended="interrupted"), own_state(first, course)], tmp_path / "saved")
+    torch.save([shared_state(first, course, by_signal=15), own_state(first, course)], tmp_path / "saved")
     shared, own = torch.load(tmp_path / "saved", weights_only=True)
     second = parts_of(bench, Position(state=LoaderState.from_dict(own["loader"])), optimizer=optimizer)
     course = resume(second, Saved(shared, own, world_size=1, at_epoch_end=False, step=2))

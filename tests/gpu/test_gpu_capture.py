@@ -103,7 +103,7 @@ def test_a_recorded_run_goes_on_from_a_checkpoint_bit_for_bit(gpu, tmp_path):
     first = parts_of(gpu)
     course = begin(first)
     walked(first, course, captured(first), 6)
-    torch.save([shared_state(first, course, ended="interrupted"), own_state(first, course)], tmp_path / "saved")
+    torch.save([shared_state(first, course, by_signal=15), own_state(first, course)], tmp_path / "saved")
     shared, own = torch.load(tmp_path / "saved", map_location="cpu", weights_only=True)
     second = parts_of(gpu, Position(state=LoaderState.from_dict(own["loader"])))
     course = resume(second, Saved(shared, own, world_size=1, at_epoch_end=False, step=6))

@@ -45,7 +45,7 @@ def test_a_run_goes_on_from_a_written_checkpoint_bit_for_bit(gpu, tmp_path):
     walked(first, course, eager(first), MIDDLE)
     writer.save(
         course.batch,
-        shared=shared_state(first, course, ended="running"),
+        shared=shared_state(first, course, by_signal=None),
         own=own_state(first, course),
         at_epoch_end=False,
         is_best=False,

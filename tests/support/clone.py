@@ -32,6 +32,10 @@ class Clone:
             timeout=1800,
         )
 
+    def environ(self) -> dict[str, str]:
+        """The environment that its commands get."""
+        return _environ()
+
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         """Start one of the environment's commands in the clone, as the head of a process group of its own."""
         silent = subprocess.DEVNULL

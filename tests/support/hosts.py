@@ -18,11 +18,77 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 TOOLS = ("ip", "tc", "nsenter", "unshare", "hostname")
-_PREFIX = f"fm{os.getpid() % 10_000}"
-_SUBNET = "10.77.0"
 # Packets that the kernel has joined are up to 64 KiB, and the bucket has to hold some of them to reach the rate. What
 # is smaller than the bucket passes at once, as through a switch's buffer.
 _BURST = "256kb"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A bridge and its hosts, known by their names alone, so that another process can take them away.
+
+    Attributes:
+        prefix: what the names of all its parts in the kernel begin with; short, since those have 15 letters.
+        subnet: the first three numbers of every address.
+        stem: what the hosts' own names begin with, before their number.
+        first: number of the first host.
+    """
+
+    prefix: str
+    subnet: str
+    stem: str = "host"
+    first: int = 0
+
+    @property
+    def bridge(self) -> str:
+        """The bridge's name."""
+        return f"{self.prefix}br"
+
+    @property
+    def gateway(self) -> str:
+        """The address of the machine itself on the bridge."""
+        return f"{self.subnet}.254"
+
+    def hosts(self, count: int) -> list[Host]:
+        """So many hosts, by name and address, whether or not they are there."""
+        return [
+            Host(f"{self.stem}{self.first + number}", f"{self.prefix}n{number}", f"{self.subnet}.{number + 1}")
+            for number in range(count)
+        ]
+
+    def add(self, count: int, *, rate: str) -> list[Host]:
+        """Make so many hosts, each behind a link of `rate`, in tc's words (``1gbit``)."""
+        _call("ip", "link", "add", self.bridge, "type", "bridge")
+        _call("ip", "addr", "add", f"{self.gateway}/24", "dev", self.bridge)
+        _call("ip", "link", "set", self.bridge, "up")
+        made = self.hosts(count)
+        for host in made:
+            self._add_host(host, rate)
+        return made
+
+    def remove(self, count: int) -> None:
+        """Take away whatever is there of them; none of their processes may be left."""
+        for host in self.hosts(count):
+            # At once, and with it the other end: that of a namespace that is gone the kernel removes some time later.
+            _try("ip", "link", "del", self._link(host))
+            _try("ip", "netns", "del", host.namespace)
+        _try("ip", "link", "del", self.bridge)
+
+    def _link(self, host: Host) -> str:
+        return f"{host.namespace}v"
+
+    def _add_host(self, host: Host, rate: str) -> None:
+        outer = self._link(host)
+        _call("ip", "netns", "add", host.namespace)
+        _call("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", host.namespace)
+        _call("ip", "link", "set", outer, "master", self.bridge, "up")
+        inside = ("ip", "-n", host.namespace)
+        _call(*inside, "addr", "add", f"{host.address}/24", "dev", "eth0")
+        for device in ("lo", "eth0"):
+            _call(*inside, "link", "set", device, "up")
+        shape = ("root", "tbf", "rate", rate, "burst", _BURST, "latency", "50ms")
+        _call("tc", "-n", host.namespace, "qdisc", "add", "dev", "eth0", *shape)
+        _call("tc", "qdisc", "add", "dev", outer, *shape)
 
 
 def missing() -> str | None:
@@ -65,31 +131,11 @@ class Host:
 @contextmanager
 def hosts(count: int, *, rate: str) -> Iterator[list[Host]]:
     """So many hosts, each behind a link of `rate`, in tc's words (``1gbit``); gone at the end of the block."""
-    bridge = f"{_PREFIX}br"
-    with ExitStack() as undo:
-        _call("ip", "link", "add", bridge, "type", "bridge")
-        undo.callback(_call, "ip", "link", "del", bridge)
-        _call("ip", "link", "set", bridge, "up")
-        yield [_add_host(number, bridge, rate, undo) for number in range(count)]
-
-
-def _add_host(number: int, bridge: str, rate: str, undo: ExitStack) -> Host:
-    host = Host(f"host{number}", f"{_PREFIX}n{number}", f"{_SUBNET}.{number + 1}")
-    outer = f"{_PREFIX}v{number}"
-    _call("ip", "netns", "add", host.namespace)
-    undo.callback(_call, "ip", "netns", "del", host.namespace)
-    _call("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", host.namespace)
-    # At once, and with it the other end: that of a namespace that is gone the kernel removes some time later.
-    undo.callback(_call, "ip", "link", "del", outer)
-    _call("ip", "link", "set", outer, "master", bridge, "up")
-    inside = ("ip", "-n", host.namespace)
-    _call(*inside, "addr", "add", f"{host.address}/24", "dev", "eth0")
-    for device in ("lo", "eth0"):
-        _call(*inside, "link", "set", device, "up")
-    shape = ("root", "tbf", "rate", rate, "burst", _BURST, "latency", "50ms")
-    _call("tc", "-n", host.namespace, "qdisc", "add", "dev", "eth0", *shape)
-    _call("tc", "qdisc", "add", "dev", outer, *shape)
-    return host
+    network = Network(f"fm{os.getpid() % 10_000}", "10.77.0")
+    try:
+        yield network.add(count, rate=rate)
+    finally:
+        network.remove(count)
 
 
 def run_on(placed: Sequence[Host], line: Sequence[str], environ: Mapping[str, str], *, timeout_s: float) -> list[str]:
@@ -140,3 +186,7 @@ def _first_failure(processes: Sequence[subprocess.Popen[bytes]], timeout_s: floa
 
 def _call(*line: str) -> None:
     subprocess.run(line, check=True)
+
+
+def _try(*line: str) -> None:
+    subprocess.run(line, check=False, capture_output=True)

@@ -45,14 +45,23 @@ SRUN = SBATCH | {
 
 
 def test_torchrun() -> None:
-    assert resolve_launch(TORCHRUN) == Launch("torchrun", 5, 8, 1, 4, "env://")
+    assert resolve_launch(TORCHRUN) == Launch("torchrun", 5, 8, 1, 4, "env://", another_host="node-a")
 
 
 def test_srun_task() -> None:
     launch = resolve_launch(SRUN)
-    assert launch == Launch("slurm", 3, 5, 1, 2, "tcp://gpu02:16237")
+    assert launch == Launch("slurm", 3, 5, 1, 2, "tcp://gpu02:16237", another_host="gpu02")
     assert not launch.is_first
     assert not launch.is_one_host
+
+
+def test_the_first_node_reaches_out_to_another_than_itself() -> None:
+    first = SRUN | {"SLURM_NODEID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    assert resolve_launch(first).another_host == "gpu03"
+
+
+def test_torchruns_first_node_is_told_of_no_other() -> None:
+    assert resolve_launch(TORCHRUN | {"RANK": "1", "LOCAL_RANK": "1"}).another_host is None
 
 
 def test_last_node_holds_the_remainder() -> None:

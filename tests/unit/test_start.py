@@ -25,9 +25,19 @@ def launched(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*LAUNCH, *command], check=False, capture_output=True, text=True, timeout=60)
 
 
-def test_one_process_is_the_command_itself_even_in_a_slurm_job():
+def test_one_process_is_the_command_itself():
+    assert start_command(COMMAND, processes=1, per_node=1, threads=4, environ={}) == COMMAND
+
+
+def test_one_process_of_a_slurm_job_is_a_step_too_which_signals_reach_alone():
     line = start_command(COMMAND, processes=1, per_node=1, threads=4, environ={"SLURM_JOB_ID": "7"})
-    assert line == COMMAND
+    assert line is not None
+    assert line[:4] == ["srun", "--nodes=1", "--ntasks=1", "--ntasks-per-node=1"]
+
+
+def test_one_process_within_a_step_is_the_command_itself_since_the_step_has_the_cores():
+    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}
+    assert start_command(COMMAND, processes=1, per_node=1, threads=4, environ=step) == COMMAND
 
 
 def test_several_here_need_no_other_command():
@@ -37,7 +47,7 @@ def test_several_here_need_no_other_command():
 def test_in_a_slurm_job_every_size_is_given_to_srun():
     line = start_command(COMMAND, processes=32, per_node=8, threads=12, environ={"SLURM_JOB_ID": "7"})
     sizes = ["--nodes=4", "--ntasks=32", "--ntasks-per-node=8", "--cpus-per-task=12"]
-    assert line == ["srun", *sizes, "--cpu-bind=none", "--kill-on-bad-exit=1", *COMMAND]
+    assert line == ["srun", *sizes, "--cpu-bind=none", "--kill-on-bad-exit=0", "--wait=30", *COMMAND]
 
 
 def test_several_nodes_outside_of_slurm_are_refused_with_the_way_out():
@@ -77,15 +87,15 @@ def test_a_signal_reaches_every_process(number):
 
 def test_where_one_fails_the_others_are_ended_even_those_that_ignore_sigterm():
     program = "trap '' TERM; test $RANK = 1 && exit 3; exec tail -f /dev/null"
-    assert run_here(["sh", "-c", program], 3, os.environ, grace_s=0.1) == 3
+    assert run_here(["sh", "-c", program], 3, os.environ, grace_s=0.1).status == 3
 
 
 def test_a_process_that_a_signal_ended_counts_as_128_and_its_number():
-    assert run_here(["sh", "-c", "kill -KILL $$"], 1, os.environ) == 128 + signal.SIGKILL
+    assert run_here(["sh", "-c", "kill -KILL $$"], 1, os.environ).status == 128 + signal.SIGKILL
 
 
 def test_every_process_finds_its_place(tmp_path):
-    assert run_here(["sh", "-c", f"env > {tmp_path}/$RANK"], 3, os.environ) == 0
+    assert run_here(["sh", "-c", f"env > {tmp_path}/$RANK"], 3, os.environ).status == 0
     environs = [
         dict(line.split("=", 1) for line in (tmp_path / str(rank)).read_text().splitlines() if "=" in line)
         for rank in range(3)

@@ -6,13 +6,13 @@ rule comm_bench:
         COMM_RECORD,
     log:
         f"{LOGS}/comm.log",
-    # All cores: training beside it would be measured along.
+    # All cores, or whole nodes: training beside it would be measured along.
     threads: workflow.cores
     resources:
-        **placement(PLAN.comm),
+        **placement(PLAN.comm, "--exclusive"),
     params:
         plan=PLAN_FILE,
-        settings=PLAN.comm.model_dump_json(exclude={"lost_after_s"}),
+        settings=PLAN.comm.model_dump_json(exclude={"device", "lost_after_s"}),
         launch=launch_options(PLAN.comm),
     shell:
         "fourminutes launch {params.launch} --"

@@ -19,6 +19,10 @@ except UserError as error:
 shell.prefix(
     f'set -euo pipefail; export PATH="{os.path.dirname(sys.executable)}:$PATH"; '
     "log_to() (trap '' INT TERM HUP USR1; tee \"$1\" >&2); "
+    # Of what may be interrupted and go on: with what earlier starts said.
+    "log_on() (trap '' INT TERM HUP USR1; tee --append \"$1\" >&2); "
+    # The shell itself stays until its command has ended, which a signal reaches too.
+    "trap : TERM USR1; "
 )
 
 RESULTS = str(PLAN.results)
@@ -37,18 +41,30 @@ COMM_RECORD = str(PLAN.comm_record) if PLAN.comm else []
 SCALE_RECORD = str(PLAN.scale_record) if PLAN.scale else []
 
 
+# How long before its time limit a job is told to save and to go back into the queue, in seconds. Slurm may be a minute
+# early with it.
+NOTICE_S = 120
+
+
 def launch_options(settings):
     """How `fourminutes launch` starts the processes of a run or of a measurement."""
     return f"--processes {settings.processes} --per-node {settings.per_node} --threads {settings.cores}"
 
 
-def placement(settings):
-    """The resources of a job of one process a device, from which Slurm's executor makes its sbatch line."""
+def placement(settings, options=f"--signal=USR1@{NOTICE_S}"):
+    """The resources of a job of one process a device, from which Slurm's executor makes its sbatch line.
+
+    Without `gpu` or `gres`, beside which it would take the number of tasks for one a GPU. With `mpi`, be it empty, it
+    leaves srun to `fourminutes launch`, so that a signal before the time limit reaches the processes alone. `options`
+    are sbatch's, by default for that signal.
+    """
+    devices = f" --gpus-per-node={settings.per_node}" if settings.device == "gpu" else ""
     return {
         "nodes": settings.nodes,
         "cpus_per_task": settings.cores,
-        # The executor refuses `mpi` with one process, and wants `tasks_per_node` from two on a node, else `tasks`.
-        "mpi": "srun" if settings.processes > 1 else None,
+        # The executor refuses a name here with one process, and wants `tasks_per_node` from two on a node, else `tasks`.
+        "mpi": "srun" if settings.processes > 1 else "",
         "tasks_per_node": settings.per_node if settings.per_node > 1 else None,
         "tasks": (settings.processes if settings.processes > settings.per_node == 1 else None),
+        "slurm_extra": f"{options}{devices}",
     }

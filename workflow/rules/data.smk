@@ -65,6 +65,8 @@ rule shard:
         "shard"
     resources:
         mem_mb=1024,
+        # A profile may limit how many a job makes at a time.
+        shards_at_once=1,
     params:
         folder=lambda wildcards, output: os.path.dirname(output[0]),
         options=" ".join(
@@ -72,7 +74,8 @@ rule shard:
             for key, value in PLAN.data.recipe.model_dump().items()
             if value is not None
         ),
-        max_broken=f"--max-broken-percent {PLAN.data.max_broken_percent}",
+        # Computed from the input, so that shards that a lower tolerance let pass are not made anew.
+        max_broken=lambda wildcards, input: f"--max-broken-percent {PLAN.data.max_broken_percent}",
     shell:
         "fourminutes data shard {input.index:q} --split {wildcards.split} --shard {wildcards.shard} --of {wildcards.of}"
         " --out {params.folder:q} {params.options} {params.max_broken} 2> >(log_to {log:q})"

@@ -28,6 +28,7 @@ rule sweep:
         tasks=lambda wildcards: placement(sweep_run(wildcards))["tasks"],
         tasks_per_node=lambda wildcards: placement(sweep_run(wildcards))["tasks_per_node"],
         cpus_per_task=lambda wildcards: placement(sweep_run(wildcards))["cpus_per_task"],
+        slurm_extra=lambda wildcards: placement(sweep_run(wildcards))["slurm_extra"],
     params:
         plan=PLAN_FILE,
         # A changed recipe, grid or budget makes the trials that are missing; those made alike are kept.
@@ -35,6 +36,8 @@ rule sweep:
         grid=lambda wildcards: PLAN.sweeps[wildcards.sweep].model_dump_json(exclude={"description", "run"}),
         tuning=PLAN.tuning.model_dump_json(),
         launch=lambda wildcards: launch_options(sweep_run(wildcards)),
+        # Computed from the input, so that another folder for checkpoints makes nothing anew.
+        lease=lambda wildcards, input: str(PLAN.sweep_lease(wildcards.sweep)),
     shell:
-        "fourminutes launch {params.launch} --"
-        " fourminutes sweep --plan {params.plan:q} --sweep {wildcards.sweep} 2> >(log_to {log:q})"
+        "fourminutes launch {params.launch} --lease {params.lease:q} --"
+        " fourminutes sweep --plan {params.plan:q} --sweep {wildcards.sweep} 2> >(log_on {log:q})"

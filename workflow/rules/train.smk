@@ -19,11 +19,14 @@ rule train_run:
         tasks=lambda wildcards: placement(PLAN.runs[wildcards.run])["tasks"],
         tasks_per_node=lambda wildcards: placement(PLAN.runs[wildcards.run])["tasks_per_node"],
         cpus_per_task=lambda wildcards: placement(PLAN.runs[wildcards.run])["cpus_per_task"],
+        slurm_extra=lambda wildcards: placement(PLAN.runs[wildcards.run])["slurm_extra"],
     params:
         plan=PLAN_FILE,
         # Of the run's resolved settings: a changed recipe trains this run again, a changed comment none.
         recipe=lambda wildcards: PLAN.runs[wildcards.run].recipe_hash,
         launch=lambda wildcards: launch_options(PLAN.runs[wildcards.run]),
+        # Computed from the input, so that another folder for checkpoints makes nothing anew.
+        lease=lambda wildcards, input: str(PLAN.run_lease(wildcards.run)),
     shell:
-        "fourminutes launch {params.launch} --"
-        " fourminutes train --plan {params.plan:q} --run {wildcards.run} 2> >(log_to {log:q})"
+        "fourminutes launch {params.launch} --lease {params.lease:q} --"
+        " fourminutes train --plan {params.plan:q} --run {wildcards.run} 2> >(log_on {log:q})"

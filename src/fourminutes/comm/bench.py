@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from fourminutes.comm.calls import Calls
 from fourminutes.comm.collectives import require_even
 from fourminutes.comm.fit import fit_links, fit_stages
-from fourminutes.comm.group import COLLECTIVES_WAIT_LONGER_S, device_of, process_group
+from fourminutes.comm.group import COLLECTIVES_WAIT_LONGER_S, device_of, process_group, require_device
 from fourminutes.comm.launch import TIMEOUT_S, Launch, resolve_launch
 from fourminutes.comm.timing import Arrangement, arrangements, time_calls
 from fourminutes.comm.topology import Topology, discover, placement
@@ -111,6 +111,7 @@ def _require_processes(settings: CommBenchPlan, launch: Launch) -> None:
             f"comm.processes: {n} are asked for, {launch.world_size} run; start it by "
             f"`fourminutes launch --processes {n} -- fourminutes comm bench ...`, by torchrun or by srun"
         )
+    require_device("comm", settings.device, launch)
 
 
 def _measure(settings: CommBenchPlan, launch: Launch, items: Sequence[Arrangement]) -> Iterator[Calls]:

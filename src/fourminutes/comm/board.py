@@ -28,10 +28,12 @@ class Verdict:
     Attributes:
         ranks: on whose account.
         line: which they are, where, and what to do; None where they have said it themselves.
+        is_lost: they were lost or late: another start may well go on, where a failure of their own would come again.
     """
 
     ranks: tuple[int, ...]
     line: str | None
+    is_lost: bool = False
 
 
 @dataclass
@@ -196,7 +198,7 @@ class Board:
         is_later = missed.order > first.place.order
         where = f", last heard of in {first.place}, missed in {missed}" if is_later else f" in {first.place}"
         how = self._how(ranks[0]) if first.lost_s is not None else f"no sign of life for {now_s - first.heard_s:.0f} s"
-        return self._said(ranks, f"{_was(ranks)} lost ({how}){where}")
+        return self._said(ranks, f"{_was(ranks)} lost ({how}){where}", is_lost=True)
 
     def _how(self, rank: int) -> str:
         """How a rank's process ended."""
@@ -206,7 +208,8 @@ class Board:
         return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
     def _late(self, ranks: list[int]) -> Verdict:
-        return self._said(ranks, f"did not come within {self._timeout_s:g} s of the first of {self.world_size}")
+        what = f"did not come within {self._timeout_s:g} s of the first of {self.world_size}"
+        return self._said(ranks, what, is_lost=True)
 
     def _failed(self, rank: int) -> Verdict:
         known = self._ranks[rank]
@@ -220,10 +223,11 @@ class Board:
         if not others:
             return None
         missed, own = min(others, key=lambda place: place.order), under_way[behind[0]].place
-        return self._said(behind, f"{_was(behind)} stuck for {for_s:.0f} s in {own}, missed in {missed}")
+        what = f"{_was(behind)} stuck for {for_s:.0f} s in {own}, missed in {missed}"
+        return self._said(behind, what, is_lost=True)
 
-    def _said(self, ranks: list[int], what: str) -> Verdict:
-        return Verdict(tuple(ranks), f"{self._named(ranks)} {what}; {self._again}")
+    def _said(self, ranks: list[int], what: str, *, is_lost: bool = False) -> Verdict:
+        return Verdict(tuple(ranks), f"{self._named(ranks)} {what}; {self._again}", is_lost)
 
     def _named(self, ranks: list[int]) -> str:
         """Such as: ranks 2, 3 on node7, rank 8 on node9."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,6 +11,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
+from fourminutes.comm.interface import interface_towards, interfaces
 from fourminutes.comm.launch import TIMEOUT_S, Launch
 from fourminutes.comm.watched import watch_from_first
 from fourminutes.errors import UserError
@@ -38,6 +39,19 @@ def device_of(launch: Launch) -> torch.device:
     return torch.device("cuda", launch.local_rank)
 
 
+def require_device(name: str, wanted: str, launch: Launch) -> None:
+    """Make sure that `name` runs on what its plan's `device` wants.
+
+    Raises:
+        UserError: there is no GPU, and it wants one.
+    """
+    if wanted == "gpu" and device_of(launch).type != "cuda":
+        raise UserError(
+            f"{name}: device gpu: torch finds none on {platform.node()}; `fourminutes doctor` says more, and with "
+            "device auto it runs on what there is"
+        )
+
+
 @contextmanager
 def process_group(launch: Launch, *, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
     """Join the other processes for the length of the block: NCCL where the device is a GPU, else gloo.
@@ -57,9 +71,9 @@ def process_group(launch: Launch, *, timeout_s: float = TIMEOUT_S) -> Iterator[N
     if launch.world_size == 1:
         yield
         return
-    if launch.is_one_host and "lo" in (name for _, name in socket.if_nameindex()):
-        # gloo would look up the host's own name, which many machines resolve wrongly or not at all.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    # gloo would look up the host's own name, which many machines resolve wrongly, as to 127.0.1.1, or not at all.
+    if (interface := "lo" if launch.is_one_host else interface_towards(launch.another_host)) in interfaces():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         init_method=launch.init_method,

@@ -32,6 +32,7 @@ class Launch:
         local_rank: number of this process on its host.
         local_world_size: number of processes on its host.
         init_method: where the processes meet, as `torch.distributed.init_process_group` takes it; None when alone.
+        another_host: a host of other processes; None where there is none, or its name is not known.
     """
 
     launcher: LauncherName
@@ -40,6 +41,7 @@ class Launch:
     local_rank: int
     local_world_size: int
     init_method: str | None
+    another_host: str | None = None
 
     @property
     def is_first(self) -> bool:
@@ -111,13 +113,16 @@ def _from_torchrun(environ: Mapping[str, str]) -> Launch:
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in environ:
             raise UserError(f"{name}: is not set, but RANK is; start the processes with torchrun or srun")
+    rank = _whole(environ, "RANK")
+    is_far = _whole(environ, "LOCAL_RANK") != rank
     return Launch(
         launcher="torchrun",
-        rank=_whole(environ, "RANK"),
+        rank=rank,
         world_size=_whole(environ, "WORLD_SIZE"),
         local_rank=_whole(environ, "LOCAL_RANK"),
         local_world_size=_whole(environ, "LOCAL_WORLD_SIZE"),
         init_method="env://",
+        another_host=environ["MASTER_ADDR"] if is_far else None,
     )
 
 
@@ -141,6 +146,7 @@ def _from_slurm(environ: Mapping[str, str]) -> Launch:
         local_rank=_whole(environ, "SLURM_LOCALID"),
         local_world_size=tasks_per_node[node],
         init_method=f"tcp://{_slurm_master(environ)}:{_slurm_port(environ)}",
+        another_host=next((host for number, host in enumerate(_slurm_hosts(environ)) if number != node), None),
     )
 
 
@@ -148,9 +154,14 @@ def _slurm_master(environ: Mapping[str, str]) -> str:
     """The host of rank 0."""
     if "MASTER_ADDR" in environ:
         return environ["MASTER_ADDR"]
-    name = _first_set(environ, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
-    hosts = expand_hostlist(environ.get(name, ""))
+    hosts = _slurm_hosts(environ)
     return hosts[0] if len(hosts) > 1 else "127.0.0.1"
+
+
+def _slurm_hosts(environ: Mapping[str, str]) -> list[str]:
+    """The step's hosts, in the order of their numbers."""
+    name = _first_set(environ, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
+    return expand_hostlist(environ.get(name, ""))
 
 
 def _slurm_port(environ: Mapping[str, str]) -> int:

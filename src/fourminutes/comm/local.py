@@ -11,13 +11,16 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import FrameType
 
 from fourminutes.comm.board import Board, Verdict
 from fourminutes.comm.launch import LISTENING_PORTS
 from fourminutes.comm.watch import BOARD, Watch
-from fourminutes.errors import EXIT_FAILED
+from fourminutes.errors import EXIT_FAILED, UserError
 
+# What a process that a signal ended has for a status, less the signal's number.
+BY_SIGNAL = 128
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # Processes that fail alike end within this of one another; later than that they wait for a peer that is gone.
 GRACE_S = 10.0
@@ -25,8 +28,25 @@ GRACE_S = 10.0
 LEAVE_S = 1.0
 
 
-def run_here(command: Sequence[str], processes: int, environ: Mapping[str, str], *, grace_s: float = GRACE_S) -> int:
-    """Run `command` as so many processes, with torchrun's variables; the first exit status that is not 0, or else 0.
+@dataclass(frozen=True)
+class Outcome:
+    """How processes ended.
+
+    Attributes:
+        status: the first exit status that is not 0, or else 0; 1 where a watch judged.
+        was_told: this process was itself told to stop, and passed it on.
+        is_lost: a process was lost: another start may well go on.
+    """
+
+    status: int
+    was_told: bool
+    is_lost: bool
+
+
+def run_here(
+    command: Sequence[str], processes: int, environ: Mapping[str, str], *, grace_s: float = GRACE_S
+) -> Outcome:
+    """Run `command` as so many processes, with torchrun's variables.
 
     SIGTERM, SIGINT and SIGUSR1 are passed on to every process. Where one fails, the others have `grace_s` seconds to
     end too, then get SIGTERM, and from `grace_s` later on SIGKILL. One that signal n ended has the status 128 + n.
@@ -50,8 +70,10 @@ def run_here(command: Sequence[str], processes: int, environ: Mapping[str, str],
     return _run([(command, shared | variables) for variables in own], watch, watch.exited, grace_s)
 
 
-def run_step(command: Sequence[str], processes: int, environ: Mapping[str, str], *, grace_s: float = GRACE_S) -> int:
-    """Run `command`, which starts so many processes itself, on other machines too; its exit status.
+def run_step(
+    command: Sequence[str], processes: int, environ: Mapping[str, str], *, grace_s: float = GRACE_S
+) -> Outcome:
+    """Run `command`, which starts so many processes itself, on other machines too.
 
     Signals are passed on and a `Watch` is kept, as by `run_here`; ending a step's processes is left to `command`.
 
@@ -71,7 +93,7 @@ def _run(
     on_exit: Callable[[int, int], None],
     grace_s: float,
     kept: Sequence[int] = (),
-) -> int:
+) -> Outcome:
     """Run every command, each with its environment, to the end of all; `on_exit` hears of each, by number and code.
 
     Signals in `kept` are not passed on.
@@ -80,7 +102,7 @@ def _run(
     # What comes while they are being started is held back until all are there to receive it.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     try:
-        with _signals_to(running, kept):
+        with _signals_to(running, kept) as heard:
             try:
                 for number, (command, environ) in enumerate(lines):
                     running[os.posix_spawnp(command[0], list(command), environ, setsigmask=mask)] = number
@@ -89,7 +111,10 @@ def _run(
             failure = _first_failure(running, watch, on_exit, grace_s)
     finally:
         verdict = watch.close()
-    return EXIT_FAILED if verdict is not None and verdict.line is not None else failure
+    was_told = any(number in FORWARDED for number in heard)
+    if verdict is not None and verdict.line is not None:
+        return Outcome(EXIT_FAILED, was_told, verdict.is_lost)
+    return Outcome(failure, was_told, is_lost=failure > BY_SIGNAL)
 
 
 def _first_failure(running: dict[int, int], watch: Watch, on_exit: Callable[[int, int], None], grace_s: float) -> int:
@@ -99,7 +124,7 @@ def _first_failure(running: dict[int, int], watch: Watch, on_exit: Callable[[int
         code = os.waitstatus_to_exitcode(status)
         on_exit(running.pop(process), code)
         if code and not failure:
-            failure = code if code > 0 else 128 - code
+            failure = code if code > 0 else BY_SIGNAL - code
             signal.setitimer(signal.ITIMER_REAL, grace_s, grace_s)
             if watch.verdict is not None:
                 _end_soon(watch.verdict)
@@ -112,11 +137,16 @@ def _end_soon(verdict: Verdict) -> None:
 
 
 @contextmanager
-def _signals_to(running: dict[int, int], kept: Sequence[int]) -> Iterator[None]:
-    """Pass signals on to `running`, and have the alarm end them: by SIGTERM at first, then by SIGKILL."""
+def _signals_to(running: dict[int, int], kept: Sequence[int]) -> Iterator[list[int]]:
+    """Pass signals on to `running`, and have the alarm end them: by SIGTERM at first, then by SIGKILL.
+
+    Gives the signals that have come.
+    """
+    heard: list[int] = []
     endings = itertools.chain([signal.SIGTERM], itertools.repeat(signal.SIGKILL))
 
     def send(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
         passed_on = next(endings) if number == signal.SIGALRM else number
         for process in () if number in kept else tuple(running):
             with suppress(ProcessLookupError):  # it has just ended
@@ -124,7 +154,7 @@ def _signals_to(running: dict[int, int], kept: Sequence[int]) -> Iterator[None]:
 
     before = {number: signal.signal(number, send) for number in (*FORWARDED, signal.SIGALRM)}
     try:
-        yield
+        yield heard
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
@@ -140,7 +170,14 @@ def _is_at_terminal() -> bool:
 
 def _free_port() -> int:
     """A port that rank 0 can still have in some seconds: none of those that connections get meanwhile."""
-    while True:
-        port = random.choice(LISTENING_PORTS)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+    return free_port(random.choice(LISTENING_PORTS))
+
+
+def free_port(wanted: int) -> int:
+    """The first port from `wanted` on that nobody listens at on this machine, of those for listening."""
+    first = LISTENING_PORTS.index(wanted)
+    port: int
+    for port in (*LISTENING_PORTS[first:], *LISTENING_PORTS[:first]):
+        with suppress(OSError), socket.create_server(("", port)):
             return port
+    raise UserError(f"ports {LISTENING_PORTS[0]} to {LISTENING_PORTS[-1]}: none is free on {platform.node()}")

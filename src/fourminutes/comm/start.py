@@ -1,14 +1,31 @@
-"""Starting the processes of a job: on this machine one by one, on a Slurm job's nodes by srun."""
+"""Starting the processes of a job: on this machine one by one, on a Slurm job's nodes by srun; and starting again."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import NoReturn
 
-from fourminutes.comm.local import run_here, run_step
-from fourminutes.errors import UserError
+from fourminutes.comm.launch import LISTENING_PORTS
+from fourminutes.comm.lease import LEASE, Held, held
+from fourminutes.comm.local import Outcome, free_port, run_here, run_step
+from fourminutes.comm.slurm import JobState, NoAnswer, is_in_step, look_up, own_job, requeue
+from fourminutes.errors import EXIT_INTERRUPTED, UserError
+
+ASKED = "FOURMINUTES_ASKED"
+"""The environment variable that says since when a run is asked for, in UTC: a record written since then answers it."""
+
+# After one process ended, srun ends the others: those that want to save with it are long done.
+_WAIT_FOR_OTHERS_S = 30
+# A process lost once is bad luck; as many in a row are a machine or a program at fault.
+MOST_LOSSES = 3
+_ENDED_WITHIN_S = 60.0
 
 
 def start_command(
@@ -16,24 +33,22 @@ def start_command(
 ) -> list[str] | None:
     """The command line that starts `command` as `processes` processes, `per_node` on each node.
 
-    One process is the command itself. Several are a step of the Slurm job that this runs in, if it runs in one; every
-    size is given, since a job that Snakemake submitted has no sizes of its own to inherit. Elsewhere they run on this
-    machine, which needs no command of its own: None.
+    In a Slurm job they are a step of it, one process too, so that Slurm's signals reach it alone; every size is given,
+    since a job that Snakemake submitted has no sizes of its own to inherit. Elsewhere one process is the command
+    itself, and several run on this machine, which needs no command of its own: None.
 
     Args:
         command: what each process runs.
         processes: in all, one a device.
         per_node: processes on each node.
         threads: CPU cores of each process.
-        environ: tells whether this is a Slurm job (``SLURM_JOB_ID``).
+        environ: tells whether this is a Slurm job (``SLURM_JOB_ID``), and its batch script.
 
     Raises:
         UserError: several nodes are asked for outside of a Slurm job.
     """
-    if processes == 1:
-        return list(command)
     nodes = processes // per_node
-    if "SLURM_JOB_ID" in environ:
+    if own_job(environ) and (processes > 1 or not is_in_step(environ)):
         return [
             "srun",
             f"--nodes={nodes}",
@@ -41,9 +56,13 @@ def start_command(
             f"--ntasks-per-node={per_node}",
             f"--cpus-per-task={threads}",
             "--cpu-bind=none",
-            "--kill-on-bad-exit=1",
+            # Not at once on the first bad exit: whoever ends first after a checkpoint would have the others killed.
+            "--kill-on-bad-exit=0",
+            f"--wait={_WAIT_FOR_OTHERS_S}",
             *command,
         ]
+    if processes == 1:
+        return list(command)
     if nodes > 1:
         raise UserError(
             f"{processes} processes, {per_node} a node: need {nodes} nodes, and this is no Slurm job; "
@@ -52,20 +71,79 @@ def start_command(
     return None
 
 
-def start(command: Sequence[str], *, processes: int, per_node: int, threads: int) -> NoReturn:
+def start(
+    command: Sequence[str], *, processes: int, per_node: int, threads: int, lease: Path | None = None
+) -> NoReturn:
     """Run `command` as so many processes, and exit with its status; see `start_command` and `comm.local`.
+
+    With a `lease`, one start at a time: another one that lives is waited for. In a Slurm job a start that was
+    interrupted by a signal to its processes alone (as before a time limit, by ``--signal``), or that lost a process,
+    puts the job back into the queue. One that was itself told to stop doesn't: who told it knows what comes next.
 
     Raises:
         UserError: several nodes are asked for outside of a Slurm job, or there is no such command.
     """
     line = start_command(command, processes=processes, per_node=per_node, threads=threads)
-    environ = {"OMP_NUM_THREADS": str(threads)} | os.environ
+    job = own_job()
+    state = _state_of(job)
+    environ = {"OMP_NUM_THREADS": str(threads), ASKED: _asked(state)} | os.environ
+    if job is not None and processes > 1 and job.isdecimal():
+        port = free_port(LISTENING_PORTS[int(job) % len(LISTENING_PORTS)])
+        environ = {"MASTER_PORT": str(port)} | environ
+    with ExitStack() as stack:
+        own = stack.enter_context(held(lease, waits=True, on_taken=_end_this)) if lease is not None else None
+        environ |= {LEASE: own.start} if own is not None else {}
+        outcome = _run(line, command, processes, environ)
+        if job is not None and state is not None and not is_in_step() and not outcome.was_told:
+            _go_on(job, state, outcome, own)
+    sys.exit(outcome.status)
+
+
+def _run(line: Sequence[str] | None, command: Sequence[str], processes: int, environ: Mapping[str, str]) -> Outcome:
     try:
         if line is None:
-            sys.exit(run_here(command, processes, environ))
-        if processes > 1:
-            sys.exit(run_step(line, processes, environ))
-        os.execvpe(line[0], line, environ)
+            return run_here(command, processes, environ)
+        return run_step(line, processes, environ)
     except FileNotFoundError as error:
         name = line[0] if line else command[0]
         raise UserError(f"{name}: no such command; is the environment that has it active?") from error
+
+
+def _go_on(job: str, state: JobState, outcome: Outcome, own: Held | None) -> None:
+    """Put the job back into the queue where another start is worth it; Slurm then ends this process."""
+    losses = (own.began.losses if own is not None else 0) + 1 if outcome.is_lost else 0
+    if losses >= MOST_LOSSES:
+        _say(f"a process was lost in {losses} starts in a row; job {job} does not go back into the queue")
+    elif outcome.is_lost or outcome.status == EXIT_INTERRUPTED:
+        if own is not None:
+            own.leave(losses=losses)
+        why_not = requeue(job, state.restarts)
+        if why_not is None:
+            _say(f"job {job} goes back into the queue, to go on from its last checkpoint")
+            time.sleep(_ENDED_WITHIN_S)
+        else:
+            _say(f"job {job} does not go back into the queue: {why_not}")
+
+
+def _say(line: str) -> None:
+    print(f"fourminutes: {line}", file=sys.stderr, flush=True)
+
+
+def _state_of(job: str | None) -> JobState | None:
+    """What Slurm says of the job that this is part of; None outside of one, or where Slurm cannot be asked."""
+    try:
+        return look_up(job) if job is not None else None
+    except NoAnswer:
+        return None
+
+
+def _asked(state: JobState | None) -> str:
+    """Since when this is asked for: in a Slurm job since it came into the queue."""
+    since = state.submitted.astimezone(UTC) if state is not None else datetime.now(UTC)
+    return since.isoformat(timespec="seconds")
+
+
+def _end_this() -> None:
+    """Another start has taken over: end as if told to."""
+    _say("another start of this run has taken over; this one ends")
+    os.kill(os.getpid(), signal.SIGTERM)

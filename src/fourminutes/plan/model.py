@@ -78,6 +78,14 @@ class Plan(PlanModel):
         """The same ledger while it grows."""
         return self.work / self.name / "sweeps" / f"{sweep}.json"
 
+    def run_lease(self, run: str) -> Path:
+        """Who is training the run, while somebody is."""
+        return self.work / self.name / f"{run}.lease.json"
+
+    def sweep_lease(self, sweep: str) -> Path:
+        """Who is at the sweep, while somebody is."""
+        return self.work / self.name / "sweeps" / f"{sweep}.lease.json"
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if (self.runs or self.sweeps) and self.data is None:

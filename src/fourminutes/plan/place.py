@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,11 @@ class PlacedPlan(PlanModel):
         None, ge=1, description="processes on each node; null puts all of them on one"
     )
     threads: int = Field(1, ge=1, description="CPU threads a process, for computing")
+    device: Literal["auto", "gpu"] = Field(
+        "auto",
+        description="what each process computes on: gpu asks Slurm for one, and runs on nothing else; auto takes a GPU "
+        "where it finds one",
+    )
     lost_after_s: float = Field(
         600,
         gt=0,

@@ -294,13 +294,14 @@ class RunPlan(PlacedPlan):
     def recipe_hash(self) -> str:
         """Identifies what is trained: everything but what leaves the weights as they are.
 
-        Those are the description, the recipe's name, when checkpoints are taken, weights compared and buckets traced,
-        how many buckets travel at once, how the loader spreads its work, and how long processes wait for one another.
+        Those are the description, the recipe's name, the device, when checkpoints are taken, weights compared and
+        buckets traced, how many buckets travel at once, how the loader spreads its work, and how long processes wait
+        for one another.
         """
         loader = self.loader.model_copy(update={"threads": 1, "prefetch_batches": 1})
         reduce = self.reduce.model_copy(update={"check_every_steps": 0, "trace_step": None, "lanes": 1})
         same = {"description": "", "recipe": None, "checkpoint": CheckpointPlan(), "loader": loader, "reduce": reduce}
-        return content_hash(self.model_copy(update=same), without=frozenset({"lost_after_s"}))
+        return content_hash(self.model_copy(update=same), without=frozenset({"device", "lost_after_s"}))
 
     @property
     def lineage_hash(self) -> str:

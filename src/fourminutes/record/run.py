@@ -73,6 +73,12 @@ class Session(Record):
     note: str = Field("", description="what was not as in an undisturbed run, such as another number of processes")
     wall_s: float
     ended: Literal["finished", "interrupted", "running"] = Field(description="running: ended without a word")
+    why: str = Field("", description="what asked for an interruption, such as SIGUSR1")
+    host: str = Field("", description="of rank 0")
+    job: str | None = Field(
+        None, description="id of the Slurm job, and behind a + how often it had been put back into the queue"
+    )
+    start: str = Field("", description="name of this start, as in the run's lease")
 
 
 class TracedSpan(Record):

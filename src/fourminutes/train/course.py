@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from fourminutes.comm.lease import Lease, Start
 from fourminutes.record import Epoch, Session, utc_now
 from fourminutes.train.accounting import StepClock
 from fourminutes.train.checkpoint import Saved, State
@@ -32,6 +34,7 @@ class Course:
         earlier: sessions before this one.
         from_step: step at which this session began.
         note: what was not as in an undisturbed run in this session.
+        start: which start of the run this session is, and where; None on ranks that don't tell of it.
     """
 
     clock: StepClock
@@ -46,6 +49,7 @@ class Course:
     earlier: tuple[Session, ...] = ()
     from_step: int = 0
     note: str = ""
+    start: Start | None = None
     started: str = field(default_factory=utc_now)
     _started_s: float = field(default_factory=time.monotonic)
 
@@ -54,7 +58,7 @@ class Course:
         """Whether no epoch before the last finished one had a higher top-1 accuracy."""
         return bool(self.epochs) and self.epochs[-1].top1_percent >= max(epoch.top1_percent for epoch in self.epochs)
 
-    def sessions(self, ended: str) -> tuple[Session, ...]:
+    def sessions(self, ended: str, *, by_signal: int | None = None) -> tuple[Session, ...]:
         """All sessions, this one as ended in the given way."""
         this = Session.model_validate(
             {
@@ -64,13 +68,24 @@ class Course:
                 "note": self.note,
                 "wall_s": time.monotonic() - self._started_s,
                 "ended": ended,
+                "why": signal.Signals(by_signal).name if by_signal else "",
+                **_told_of(self.start),
             }
         )
         return (*self.earlier, this)
 
 
-def shared_state(parts: Parts, course: Course, *, ended: str) -> State:
-    """What a checkpoint holds once for all ranks."""
+def _told_of(start: Start | None) -> dict[str, str | None]:
+    """What a session says of its start."""
+    if start is None:
+        return {}
+    job = f"{start.job}+{start.restarts}" if start.job and start.restarts else start.job
+    return {"host": start.host, "job": job, "start": start.start}
+
+
+def shared_state(parts: Parts, course: Course, *, by_signal: int | None) -> State:
+    """What a checkpoint holds once for all ranks; `by_signal` asked for it, if the run is to end there."""
+    ended = "running" if by_signal is None else "interrupted"
     return {
         "model": parts.model.state_dict(),
         "optimizer": parts.optimizer.state_dict(),
@@ -79,7 +94,7 @@ def shared_state(parts: Parts, course: Course, *, ended: str) -> State:
         "step": course.step,
         "skipped": course.skipped,
         "epochs": _dumped(course.epochs),
-        "sessions": _dumped(course.sessions(ended)),
+        "sessions": _dumped(course.sessions(ended, by_signal=by_signal)),
         "spent_s": dict(course.clock.spent_s()),
     }
 
@@ -96,12 +111,13 @@ def own_state(parts: Parts, course: Course) -> State:
     }
 
 
-def begin(parts: Parts, notes: Iterable[str] = ()) -> Course:
-    """The course of a run that starts; `notes` say why, where it might have gone on."""
-    return Course(StepClock(parts.device), note="; ".join(notes))
+def begin(parts: Parts, notes: Iterable[str] = (), lease: Lease | None = None) -> Course:
+    """The course of a run that starts; `notes` say why, where it might have gone on, and `lease` who is at it."""
+    course = Course(StepClock(parts.device), note="; ".join(notes))
+    return _told_by(lease, course)
 
 
-def resume(parts: Parts, saved: Saved, notes: Iterable[str] = ()) -> Course:
+def resume(parts: Parts, saved: Saved, notes: Iterable[str] = (), lease: Lease | None = None) -> Course:
     """Bring model, optimizer and random states to where `saved` has them; the loader was made from it.
 
     A checkpoint of another number of processes has no part of this rank's own: it is at an epoch's end, where all
@@ -115,7 +131,7 @@ def resume(parts: Parts, saved: Saved, notes: Iterable[str] = ()) -> Course:
         torch.set_rng_state(own["cpu_random"])
         if own["cuda_random"] is not None:
             torch.cuda.set_rng_state(own["cuda_random"], parts.device)
-    return Course(
+    course = Course(
         StepClock(parts.device, shared["spent_s"]),
         batch=shared["batch"],
         step=shared["step"],
@@ -126,6 +142,30 @@ def resume(parts: Parts, saved: Saved, notes: Iterable[str] = ()) -> Course:
         from_step=shared["step"],
         note="; ".join([*notes, *_other_buckets(parts, saved)]),
     )
+    return _told_by(lease, course)
+
+
+def _told_by(lease: Lease | None, course: Course) -> Course:
+    """With what the lease knows: which start this is, and which earlier ones left no checkpoint to be known by."""
+    if lease is None:
+        return course
+    known = {session.start for session in course.earlier}
+    silent = [
+        Session.model_validate(
+            {
+                "started": start.started,
+                "from_step": course.from_step,
+                "to_step": course.from_step,
+                "note": "ended before its first checkpoint",
+                "wall_s": 0,
+                "ended": "running",
+                **_told_of(start),
+            }
+        )
+        for start in lease.silent
+        if start.start not in known
+    ]
+    return replace(course, start=lease.holder, earlier=(*course.earlier, *silent))
 
 
 def _other_buckets(parts: Parts, saved: Saved) -> list[str]:

@@ -16,8 +16,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Take SIGTERM, SIGINT and SIGUSR1 as the wish to stop; gives a function that says whether one has come."""
+def stop_signals() -> Iterator[Callable[[], int]]:
+    """Take SIGTERM, SIGINT and SIGUSR1 as the wish to stop; gives a function that says which came first (0: none)."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -25,14 +25,14 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
     before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
     try:
-        yield lambda: bool(received)
+        yield lambda: received[0] if received else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 class StopBoard:
-    """Agrees on whether any rank was asked to stop.
+    """Agrees on whether any rank was asked to stop, and by which signal.
 
     With several ranks the answer is that of the step before: the exchange runs behind a step's computing, where it
     costs nothing, and every rank still hears the same after the same step. Only before something durable is written
@@ -44,8 +44,8 @@ class StopBoard:
         self._flag = torch.zeros(1, dtype=torch.int32)
         self._work: dist.Work | None = None
 
-    def exchange(self, asked: bool, *, is_durable: bool) -> bool:
-        """Post whether this rank was `asked` to stop; returns whether any is known to have been.
+    def exchange(self, asked: int, *, is_durable: bool) -> int:
+        """Post by which signal this rank was `asked` to stop (0: by none); returns that of any rank, the highest.
 
         This step's answers are among them where the step `is_durable` (the same on all ranks), or is to be the last.
         """
@@ -54,12 +54,12 @@ class StopBoard:
         heard = self._settle()
         self._flag = torch.tensor([asked], dtype=torch.int32)
         self._work = dist.all_reduce(self._flag, op=dist.ReduceOp.MAX, group=self._ranks.group, async_op=True)
-        return (self._settle() or heard) if is_durable or heard else False
+        return (self._settle() or heard) if is_durable or heard else 0
 
-    def _settle(self) -> bool:
+    def _settle(self) -> int:
         """Wait for the exchange under way; returns what it brought."""
         if self._work is None:
-            return False
+            return 0
         self._work.wait()
         self._work = None
-        return bool(self._flag)
+        return int(self._flag)

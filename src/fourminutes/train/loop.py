@@ -34,7 +34,7 @@ def train_epochs(
     listener: Listener,
     writer: CheckpointWriter | None,
     *,
-    asked_to_stop: Callable[[], bool],
+    asked_to_stop: Callable[[], int],
 ) -> None:
     """Train from where `course` is to the last epoch's end, with an evaluation after each epoch.
 
@@ -108,10 +108,8 @@ def loss_scale(parts: Parts) -> float | None:
     return parts.loss_scale.value if uses_loss_scale(parts.settings.precision) else None
 
 
-def _keep_safe(
-    parts: Parts, course: Course, writer: CheckpointWriter | None, *, at_epoch_end: bool, stop: bool
-) -> None:
-    """Save a checkpoint, if there is a `writer`, and stop there if that was asked for.
+def _keep_safe(parts: Parts, course: Course, writer: CheckpointWriter | None, *, at_epoch_end: bool, stop: int) -> None:
+    """Save a checkpoint, if there is a `writer`, and stop there if a signal, `stop`, asked for it (0: none did).
 
     Raises:
         Interrupted: on `stop`.
@@ -124,7 +122,7 @@ def _keep_safe(
         book_exposed_reduce(parts, course)
         writer.save(
             course.batch,
-            shared=shared_state(parts, course, ended="interrupted" if stop else "running"),
+            shared=shared_state(parts, course, by_signal=stop or None),
             own=own_state(parts, course),
             at_epoch_end=at_epoch_end,
             is_best=at_epoch_end and parts.settings.checkpoint.keep_best and course.last_is_best,

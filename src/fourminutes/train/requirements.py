@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from fourminutes.comm.group import device_of
+from fourminutes.comm.group import device_of, require_device
 from fourminutes.comm.launch import Launch
 from fourminutes.errors import UserError
 from fourminutes.plan import DataPlan, Plan, RunPlan
@@ -41,6 +41,7 @@ def require_fit(name: str, settings: RunPlan, manifest: Manifest, launch: Launch
         )
     if settings.cuda_graph and device_of(launch).type != "cuda":
         raise UserError(f"{name}: cuda_graph: there is no GPU here; set it to false")
+    require_device(name, settings.device, launch)
     wanted = settings.processes
     if launch.world_size != wanted:
         raise UserError(

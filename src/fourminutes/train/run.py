@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import nn
 from fourminutes import __version__
 from fourminutes.comm.group import COLLECTIVES_WAIT_LONGER_S, device_of, process_group
 from fourminutes.comm.launch import Launch, resolve_launch
+from fourminutes.comm.lease import Held, held
 from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.comm.whereabouts import HERE
 from fourminutes.data.loader import LoaderState, LoaderStateMismatch
@@ -24,6 +26,7 @@ from fourminutes.train.agreement import require_agreement
 from fourminutes.train.checkpoint import BEST, FINAL, Saved, drop_all, load_newest, save_weights
 from fourminutes.train.course import Course, begin, resume
 from fourminutes.train.display import Display
+from fourminutes.train.finished import finished_meanwhile
 from fourminutes.train.interrupt import stop_signals
 from fourminutes.train.listen import Listener, Listeners
 from fourminutes.train.loop import stepper_of, train_epochs
@@ -52,6 +55,11 @@ class Job:
         """The run's own folder; another recipe, or other pictures, never meet its checkpoints."""
         identity = hashlib.sha256(f"{self.settings.lineage_hash} {self.manifest.dataset_hash}".encode()).hexdigest()
         return self.plan.work / self.plan.name / f"{self.run}-{identity[:10]}"
+
+    @property
+    def finished(self) -> Path:
+        """The record of the finished run, beside its weights."""
+        return self.checkpoints / "record.json"
 
     @property
     def tuning(self) -> Path:
@@ -88,22 +96,34 @@ def train(plan: Plan, run: str) -> RunRecord | None:
 
     To be called by every process of the launch alike. Rank 0 writes the record to `plan.run_record(run)` and
     returns it; the others return None. The final weights stay beside where the checkpoints were, as `final.pt`, and
-    those of the epoch with the highest top-1 accuracy as `best.pt`.
+    those of the epoch with the highest top-1 accuracy as `best.pt`. Where another start has finished the run since this
+    one was asked for, its record is taken, and nothing is trained.
 
     Raises:
         UserError: no such run, the data set is not made, another number of processes than the plan's, a training
             set smaller than the global batch, a folder that cannot be written, a checkpoint that cannot be read, a
-            process with other settings, data or version, a GPU whose memory is too small.
+            process with other settings, data or version, a GPU whose memory is too small, another start at work.
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came; a checkpoint is written, and the same call goes on from it.
-        RunFailed: loss or gradients are no numbers any more, or a process's weights have drifted from the others'.
+        RunFailed: loss or gradients are no numbers any more, a process's weights have drifted from the others', or
+            another start of the run has taken over.
     """
     data, manifest = data_of(plan)
     job = Job(plan, run, plan.runs[run_of(plan, run)], data, manifest)
     launch = resolve_launch()
     require_fit(f"run {run!r}", job.settings, manifest, launch)
     torch.set_num_threads(job.settings.threads)
-    with in_words(f"run {run!r}", job.settings), stop_signals() as asked_to_stop, joined(launch, job.settings):
-        return _train(job, Place.find(launch, job.settings), asked_to_stop)
+    with (
+        in_words(f"run {run!r}", job.settings),
+        stop_signals() as asked_to_stop,
+        lease_of(launch, plan.run_lease(run)) as lease,
+        joined(launch, job.settings),
+    ):
+        return _train(job, Place.find(launch, job.settings), asked_to_stop, lease)
+
+
+def lease_of(launch: Launch, path: Path) -> AbstractContextManager[Held | None]:
+    """The lease, of which rank 0 alone knows."""
+    return held(path, waits=False) if launch.is_first else nullcontext()
 
 
 def joined(launch: Launch, settings: RunPlan) -> AbstractContextManager[None]:
@@ -150,9 +170,12 @@ def placed(settings: RunPlan, place: Place, device: torch.device) -> Placement:
     )
 
 
-def _train(job: Job, place: Place, asked_to_stop: Callable[[], bool]) -> RunRecord | None:
+def _train(job: Job, place: Place, asked_to_stop: Callable[[], int], lease: Held | None) -> RunRecord | None:
     HERE.begin("set-up")
     require_agreement(place.ranks, place.topology.hosts, identity(job.settings, job.manifest))
+    finished = place.ranks.first(place.ranks.on_first(lambda: finished_meanwhile(job.finished, lease)))
+    if finished is not None:
+        return place.ranks.on_first(lambda: _taken(job, finished))
     notes: list[str] = []
     saved = load_newest(job.checkpoints, place.ranks, notes)
     if saved is None:  # a run that starts is tuned anew
@@ -160,20 +183,22 @@ def _train(job: Job, place: Place, asked_to_stop: Callable[[], bool]) -> RunReco
     parts = _parts(job, place, saved)
     try:
         settle_buckets(parts)
-        course = resume(parts, saved, notes) if saved else begin(parts, notes)
+        about = lease.began if lease else None
+        course = resume(parts, saved, notes, about) if saved else begin(parts, notes, about)
         listener = place.ranks.on_first(lambda: _listeners(job, parts, course, place)) or Listener()
-        _train_and_tell(job, parts, course, listener, place, asked_to_stop)
+        require = lease.require if lease else lambda: None
+        writer = CheckpointWriter(job.checkpoints, place.ranks, keep=job.settings.checkpoint.keep, require=require)
+        _train_and_tell(parts, course, listener, writer, asked_to_stop)
     finally:
         parts.close()
     HERE.begin("the run's end")
-    return place.ranks.on_first(lambda: _finish(job, parts, course, place))
+    return place.ranks.on_first(lambda: _finish(job, parts, course, place, require))
 
 
 def _train_and_tell(
-    job: Job, parts: Parts, course: Course, listener: Listener, place: Place, asked_to_stop: Callable[[], bool]
+    parts: Parts, course: Course, listener: Listener, writer: CheckpointWriter, asked_to_stop: Callable[[], int]
 ) -> None:
     """Train to the end; `listener` hears of all of it, but of no end where the run is only interrupted."""
-    writer = CheckpointWriter(job.checkpoints, place.ranks, keep=job.settings.checkpoint.keep)
     try:
         stepper = stepper_of(parts)
         with writer:
@@ -235,8 +260,19 @@ def _listeners(job: Job, parts: Parts, course: Course, place: Place) -> Listener
     return Listeners(listeners)
 
 
-def _finish(job: Job, parts: Parts, course: Course, place: Place) -> RunRecord:
+def _taken(job: Job, finished: RunRecord) -> RunRecord:
+    """The record of the start that has finished the run, as this one's."""
+    by = finished.sessions[-1].job
+    who = f"job {by}" if by else finished.provenance.host
+    print(f"fourminutes: run {job.run}: {who} has finished it meanwhile; nothing is left to do", file=sys.stderr)
+    write_record(job.plan.run_record(job.run), finished)
+    drop_all(job.checkpoints)
+    return finished
+
+
+def _finish(job: Job, parts: Parts, course: Course, place: Place, require: Callable[[], None]) -> RunRecord:
     """Keep the final weights, write the record, and only then let go of the checkpoints."""
+    require()
     record = RunRecord(
         plan=job.plan.name,
         run=job.run,
@@ -257,6 +293,8 @@ def _finish(job: Job, parts: Parts, course: Course, place: Place) -> RunRecord:
     save_weights(job.checkpoints / FINAL, parts.model.state_dict())
     if job.settings.checkpoint.keep_best and course.last_is_best:
         save_weights(job.checkpoints / BEST, parts.model.state_dict())
+    # First where neither Snakemake nor DVC removes it: a start that comes too late takes it from there.
+    write_record(job.finished, record)
     write_record(job.plan.run_record(job.run), record)
     drop_all(job.checkpoints)
     return record

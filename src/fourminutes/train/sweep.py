@@ -25,7 +25,7 @@ from fourminutes.train.interrupt import stop_signals
 from fourminutes.train.listen import Listener
 from fourminutes.train.loop import stepper_of, train_epochs
 from fourminutes.train.requirements import data_of, in_words, require_fit
-from fourminutes.train.run import Place, identity, joined, placed
+from fourminutes.train.run import Place, identity, joined, lease_of, placed
 from fourminutes.train.search import Want, chosen_value, is_at_edge, next_final, next_tuning, tune_percent
 from fourminutes.train.setup import Input, Parts, Position, set_up, settle_buckets
 
@@ -65,7 +65,12 @@ def run_sweep(plan: Plan, name: str) -> SweepRecord | None:
     launch, run = resolve_launch(), arm.sweep.run
     require_fit(f"sweep {name!r}", run, arm.manifest, launch)
     torch.set_num_threads(run.threads)
-    with in_words(f"sweep {name!r}", run), stop_signals() as asked_to_stop, joined(launch, run):
+    with (
+        in_words(f"sweep {name!r}", run),
+        stop_signals() as asked_to_stop,
+        lease_of(launch, plan.sweep_lease(name)),
+        joined(launch, run),
+    ):
         return _sweep(arm, Place.find(launch, run), asked_to_stop)
 
 
@@ -89,7 +94,7 @@ def with_value(run: RunPlan, key: str, value: float, seed: int) -> RunPlan:
         raise UserError(f"sweeps: {key} cannot be {value:g}: {first_problem(error, RunPlan).words}") from error
 
 
-def _sweep(arm: Arm, place: Place, asked_to_stop: Callable[[], bool]) -> SweepRecord | None:
+def _sweep(arm: Arm, place: Place, asked_to_stop: Callable[[], int]) -> SweepRecord | None:
     require_agreement(place.ranks, place.topology.hosts, identity(arm.sweep.run, arm.manifest))
     arm = replace(arm, taken_over=place.ranks.first(place.ranks.on_first(lambda: _taken_over(arm))))
     made = place.ranks.first(place.ranks.on_first(lambda: _made_before(arm))) or {}
@@ -157,7 +162,7 @@ def _taken_over(arm: Arm) -> float | None:
     return source.chosen * arm.sweep.run.batch.global_batch / source.settings.batch.global_batch
 
 
-def _trial(arm: Arm, want: Want, place: Place, asked_to_stop: Callable[[], bool]) -> Trial:
+def _trial(arm: Arm, want: Want, place: Place, asked_to_stop: Callable[[], int]) -> Trial:
     """Train once. A trial that diverges has no hits, and is in the ledger all the same."""
     settings = with_value(arm.sweep.run, arm.sweep.key, want.value, want.seed)
     start_s = time.monotonic()

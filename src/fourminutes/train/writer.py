@@ -51,11 +51,15 @@ class CheckpointWriter:
     Should a rank be gone, the threads of the others fail too, as soon as they notice or the group's time is up.
     """
 
-    def __init__(self, folder: Path, ranks: Ranks, *, keep: int) -> None:
-        """Keep the newest `keep` checkpoints in `folder`, and beside them the newest of an epoch's end."""
+    def __init__(self, folder: Path, ranks: Ranks, *, keep: int, require: Callable[[], None] = lambda: None) -> None:
+        """Keep the newest `keep` checkpoints in `folder`, and beside them the newest of an epoch's end.
+
+        `require` raises on rank 0 where no checkpoint may count any more, as when another start has taken over.
+        """
         self._folder = folder
         self._ranks = ranks.twin()
         self._keep = keep
+        self._require = require
         self._snapshots = Snapshots()
         self._under_way: Future[None] | None = None
 
@@ -114,6 +118,7 @@ class CheckpointWriter:
 
     def _mark(self, taken: _Taken, sha256: dict[str, str]) -> None:
         """Make the checkpoint count, after the best weights, so that it never tells of any that are not there."""
+        self._require()
         if taken.is_best:
             save_weights(self._folder / BEST, taken.states[SHARED]["model"])
         marker = Marker(

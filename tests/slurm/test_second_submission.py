@@ -1,0 +1,79 @@
+"""Snakemake is killed while its job trains, and asked again: the work is done once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from slurm.conftest import copied
+from support.clone import Clone, wait_until
+from support.cluster import Cluster
+from support.cluster import wait_until as wait_until_slurm
+from support.steps import job_of, log_of, logs, record_of, step_of, train
+
+
+def state_of(job: str) -> str:
+    """What Slurm says of a job."""
+    line = ["squeue", "--noheader", "--states=all", "--jobs", job, "--format=%T"]
+    return subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def started(clone: Clone, run: str, said: Path) -> subprocess.Popen[bytes]:
+    with said.open("w") as file:
+        return subprocess.Popen(train(run), cwd=clone.folder, env=clone.environ(), stdout=file, stderr=file)
+
+
+def killed_in_mid_run(clone: Clone, run: str) -> str:
+    """Start Snakemake, kill it as soon as its job has a checkpoint, and unlock; returns the job."""
+    working = started(clone, run, clone.folder / "first")
+    wait_until(working, lambda: step_of(clone, run) >= 6)
+    working.kill()
+    working.wait()
+    job = job_of(clone, run)
+    assert state_of(job) == "RUNNING"
+    unlocked = clone.run("snakemake", "--unlock", "--config", "plan=steps")
+    assert unlocked.returncode == 0, unlocked.stderr
+    return job
+
+
+def test_a_second_submission_waits_for_the_first_and_takes_its_record(
+    idle_cluster: Cluster, prepared: Clone, tmp_path: Path
+) -> None:
+    clone = copied(prepared, tmp_path)
+    job = killed_in_mid_run(clone, "short")
+    done = clone.run(*train("short"))
+    assert done.returncode == 0, done.stderr[-3000:] + logs(clone)
+    log = log_of(clone, "short")
+    assert f"fourminutes: job {job} on " in log
+    assert "is at this run; waiting for it" in log
+    assert f"run short: job {job} has finished it meanwhile; nothing is left to do" in log
+    (session,) = record_of(clone, "short")["sessions"]
+    assert (session["job"], session["from_step"], session["ended"]) == (job, 0, "finished")
+    again = clone.run(*train("short"))
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_a_second_submission_goes_on_where_the_first_is_interrupted_with_the_same_thresholds(
+    idle_cluster: Cluster, prepared: Clone, tmp_path: Path
+) -> None:
+    clone = copied(prepared, tmp_path)
+    job = killed_in_mid_run(clone, "tuned")
+    (tuning,) = clone.folder.glob("work/steps/tuned-*/tuning.json")
+    frozen = tuning.read_text()
+    second = started(clone, "tuned", tmp_path / "second")
+    wait_until(second, lambda: "is at this run; waiting for it" in log_of(clone, "tuned"))
+    subprocess.run(["scancel", "--signal=USR1", job], check=True)
+    assert second.wait(400) == 0, (tmp_path / "second").read_text()[-3000:] + logs(clone)
+    record = record_of(clone, "tuned")
+    first, last = record["sessions"]
+    assert (first["job"], first["ended"], first["why"]) == (job, "interrupted", "SIGUSR1")
+    assert last["job"] not in (None, job)
+    assert last["from_step"] == first["to_step"]
+    assert last["note"] == "", "sums are arranged in another way than before"
+    assert tuning.read_text() == frozen
+    used, chosen = record["reduction"]["settings"], json.loads(frozen)
+    assert used["choices"] == chosen["choices"]
+    assert used["bucket_mib"] == chosen["bucket_mib"]
+    # The first one's job, back in the queue, has nothing left to do, and is taken out of it.
+    wait_until_slurm("the first job is cancelled", lambda: state_of(job) == "CANCELLED")
