@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from fourminutes import __version__
 from fourminutes.doctor.cluster import cluster_findings
 from fourminutes.doctor.devices import Gpu, parse_gpus
 from fourminutes.doctor.finding import Finding, Findings
@@ -15,6 +17,7 @@ from fourminutes.doctor.jobs import Here, job_findings
 from fourminutes.doctor.needs import Job, checkpoint_bytes, images_of, parameters_of
 from fourminutes.doctor.probe import Examiner, ask, look_at_all
 from fourminutes.doctor.profile import Profile, read_profile
+from fourminutes.doctor.shared import heard, node_findings
 from fourminutes.doctor.slurm import Cluster, parse_config, parse_gres, parse_minutes, parse_nodes
 from fourminutes.doctor.software import torch_findings, unlike_lock
 from fourminutes.errors import UserError
@@ -135,6 +138,43 @@ def test_a_partition_that_is_not_there_is_missing_for_a_plan_of_several_nodes():
     assert marks(several, "profile") == ["missing"]
 
 
+def answers(node: str, token: str, *, ahead_s: float = 0, write: str = "", version: str = __version__) -> list[str]:
+    said = {"time": f"{time.time() + ahead_s:.6f}", "read 0": token, "write 0": write, "version": version}
+    return [f"{node}|{question}|{answer}\n" for question, answer in said.items()]
+
+
+def heard_findings(lines: list[str], place: Path) -> dict[str, Finding]:
+    return {each.subject: each for each in node_findings(heard(lines), [(Path("/data"), place)], "token", "missing")}
+
+
+def test_nodes_that_share_all_are_told_in_a_line_each(tmp_path: Path):
+    for node in ("n1", "n2"):
+        (tmp_path / node).write_text("token")
+    found = heard_findings([*answers("n1", "token"), *answers("n2", "token")], tmp_path)
+    assert {each.mark for each in found.values()} == {"ok"}
+    assert found["shared"].found == "/data: read and written from 2 nodes and from here"
+
+
+@pytest.mark.parametrize(
+    ("lines", "written", "subject", "mark", "words"),
+    [
+        (answers("n1", "head: cannot open"), True, "shared", "missing", "cannot read what is written here"),
+        (answers("n1", "token", write="Read-only file system"), False, "shared", "missing", "cannot write (Read-only"),
+        (answers("n1", "token"), False, "shared", "missing", "n1 writes what is not seen here"),
+        (answers("n1", "token", ahead_s=-3600), True, "clocks", "warn", "s behind this machine"),
+        (answers("n1", "token", ahead_s=3600), True, "clocks", "warn", "s ahead of this machine"),
+        (answers("n1", "token", version="sh: not found"), True, "environment", "missing", "on n1: sh: not found"),
+        (["n1|time|no number\n", "srun: a line of its own\n"], True, "environment", "missing", "no answer"),
+    ],
+)
+def test_what_a_node_does_not_share_is_named(tmp_path: Path, lines, written, subject, mark, words):
+    if written:
+        (tmp_path / "n1").write_text("token")
+    found = heard_findings(lines, tmp_path)[subject]
+    assert (found.mark, words in found.found) == (mark, True), found.found
+    assert found.to_do
+
+
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
 
@@ -148,13 +188,19 @@ def job(nodes: int = 1, per_node: int = 1, cores: int = 1) -> Job:
         (job(), Profile(), "ok", "could start in partition main at once"),
         (job(2, 2), Profile(), "ok", "could start in partition main at once"),
         (job(2, 4), Profile(), "note", "waits for nodes in partition main"),
+        (Job("a-run", "train_run", 2, 4, 1, gpus=4), Profile(), "missing", "0 have 4 CPUs and 0.0 GiB and 4 GPUs"),
         (job(3, 2), Profile(), "missing", "of its 4 nodes 4 have 2 CPUs and 0.0 GiB, and 2 of those work"),
         (job(2, 8), Profile(), "missing", "of its 4 nodes 0 have 8 CPUs"),
         (job(2), Profile(default={"mem_mb_per_cpu": 90_000}), "missing", "of its 4 nodes 0 have 1 CPUs and 87.9 GiB"),
         (job(2), Profile(default={"runtime": 3000}), "missing", "its runtime of 2.08 days is over the 24 h there"),
         (job(3), Profile(default={"slurm_partition": "urgent"}), "missing", "a job may have 2 nodes"),
-        (job(2), Profile(default={"slurm_extra": "'--gpus-per-node=4'"}), "missing", "1 CPUs and 0.0 GiB and 4 GPUs"),
-        (job(2), Profile(default={"slurm_extra": "'--gpus-per-node=2'"}), "note", "waits for nodes"),
+        (
+            job(2),
+            Profile(of_rule={"train_run": {"slurm_extra": "'--gpus-per-node=4'"}}),
+            "missing",
+            "1 CPUs and 0.0 GiB and 4 GPUs",
+        ),
+        (job(2), Profile(of_rule={"train_run": {"slurm_extra": "'--gpus-per-node=2'"}}), "note", "waits for nodes"),
     ],
 )
 def test_a_job_fits_into_its_partition_now_later_or_never(wanted, profile, mark, words):
@@ -169,6 +215,7 @@ def test_a_job_fits_into_its_partition_now_later_or_never(wanted, profile, mark,
     [
         (job(1, 2), Here(2, 0), "ok", "runs here"),
         (job(1, 4), Here(2, 0), "warn", "take turns on 2 cores"),
+        (Job("a-run", "train_run", 1, 1, 1, gpus=1), Here(2, 0), "missing", "not here, with 0 GPUs"),
         (job(1, 4), Here(64, 2), "missing", "not here, with 2 GPUs"),
         (job(1, 2), Here(64, 2), "ok", "runs here"),
         (job(2, 2), Here(64, 8), "missing", "not here, on one node"),
@@ -189,13 +236,16 @@ def test_the_profile_is_read_as_snakemake_reads_it(tmp_path: Path):
     path = tmp_path / "profiles" / "slurm" / "profile.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(
-        "slurm-status-command: squeue\ndefault-resources: [\"slurm_partition='gpu'\", runtime=120]\n"
-        "set-resources: {train_run: {slurm_extra: \"'--gpus-per-node=a100:8 --requeue'\", runtime: 720}}\n"
+        "slurm-status-command: squeue\ndefault-resources: [\"slurm_partition='gpu'\", runtime=120, mem_mb=4000]\n"
+        "set-resources:\n  train_run: {slurm_extra: \"'--gpus-per-node=a100:8 --exclusive'\", runtime: 720, "
+        "mem_mb_per_cpu: 2000}\n"
     )
     profile = read_profile(tmp_path)
     assert (profile.status_command, profile.resource("sweep", "slurm_partition")) == ("squeue", "gpu")
     assert (profile.number("sweep", "runtime"), profile.number("train_run", "runtime")) == (120, 720)
-    assert (profile.gpus_per_node("sweep"), profile.gpus_per_node("train_run")) == (0, 8)
+    assert (profile.gpus_per_node("sweep"), profile.gpus_per_node("train_run")) == (None, 8)
+    assert profile.memory_mb("sweep", 10) == 4000
+    assert profile.memory_mb("train_run", 10) == 20_000
     with pytest.raises(UserError, match="no such file"):
         read_profile(tmp_path / "elsewhere")
 

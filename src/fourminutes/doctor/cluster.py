@@ -36,7 +36,7 @@ def cluster_findings(cluster: Cluster | None, profile: Profile, jobs: tuple[Job,
     else:
         _add_slurm(findings, cluster, profile)
         _add_partitions(findings, cluster)
-        _add_profile(findings, cluster, profile, lacking)
+        _add_profile(findings, cluster, profile, jobs)
     return findings.all
 
 
@@ -46,11 +46,11 @@ def _add_slurm(findings: Findings, cluster: Cluster, profile: Profile) -> None:
     if job := os.environ.get("SLURM_JOB_ID"):
         findings.add("note", "job", f"this runs inside of job {job}", "start snakemake on a login node, not in a job")
     _add_accounting(findings, cluster, profile)
-    if cluster.config.get("JobRequeue") == "0":
-        what = "not the default here (JobRequeue = 0): a preempted job is not started again"
-        findings.add("note", "requeueing", what, "add --requeue to slurm_extra in the profile")
-    elif "JobRequeue" in cluster.config:
-        findings.add("ok", "requeueing", "allowed (JobRequeue = 1)")
+    if profile.requeue or cluster.config.get("JobRequeue") == "1":
+        findings.add("ok", "requeueing", "a job that is interrupted is started again")
+    else:
+        what = "a job that is preempted, or whose node fails, is not started again (JobRequeue = 0)"
+        findings.add("note", "requeueing", what, f"add to {PROFILE}: slurm-requeue: true")
 
 
 def _add_accounting(findings: Findings, cluster: Cluster, profile: Profile) -> None:
@@ -97,9 +97,9 @@ def _each(nodes: tuple[Node, ...]) -> str:
     return ", ".join(words + ([f"{span(gpus)} GPUs"] if any(gpus) else []))
 
 
-def _add_profile(findings: Findings, cluster: Cluster, profile: Profile, lacking: Mark) -> None:
-    """Whether the partition and the account that the profile names are there."""
-    wrong: Mark = "missing" if lacking == "missing" else "warn"
+def _add_profile(findings: Findings, cluster: Cluster, profile: Profile, jobs: tuple[Job, ...]) -> None:
+    """Whether the partition and the account that the profile names are there, and GPUs asked for."""
+    wrong: Mark = "missing" if any(job.nodes > 1 for job in jobs) else "warn"
     named = profile.resource("", "slurm_partition")
     partition = cluster.partition(named)
     if partition is None:
@@ -108,20 +108,14 @@ def _add_profile(findings: Findings, cluster: Cluster, profile: Profile, lacking
         findings.add(wrong, "profile", f"{what}; there are: {known}", f"set slurm_partition in {PROFILE}")
     else:
         findings.add("ok", "profile", f"partition {named}" if named else "partition: the default one")
-        if any(node.gpus for node in partition.nodes) and not profile.gpus_per_node("train_run"):
-            to_do = f"where GPUs shall train, set slurm_extra of train_run in {PROFILE}, such as '--gpus-per-node=8'"
-            findings.add("note", "GPUs", f"nodes of {partition.name} have some, and train_run asks for none", to_do)
+        asks = any(profile.gpus_per_node(job.rule) or job.gpus for job in jobs)
+        if jobs and not asks and any(node.gpus for node in partition.nodes):
+            what = f"nodes of {partition.name} have some, and no job of the plan asks for any"
+            findings.add("note", "GPUs", what, "set device: gpu in the plan's defaults and comm")
     account = profile.resource("", "slurm_account")
     if account and cluster.accounting:
-        said = ask(
-            "sacctmgr",
-            "--noheader",
-            "--parsable2",
-            "show",
-            "associations",
-            f"users={getpass.getuser()}",
-            "format=account",
-        )
+        query = ("show", "associations", f"users={getpass.getuser()}", "format=account")
+        said = ask("sacctmgr", "--noheader", "--parsable2", *query)
         accounts = sorted(set(said.stdout.split()))
         if said.is_good and accounts and account not in accounts:
             what = f"no account {account} for you; there are: {', '.join(accounts)}"

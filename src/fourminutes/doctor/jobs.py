@@ -56,6 +56,8 @@ def on_this_machine(job: Job, here: Here) -> Place:
     if job.nodes > 1:
         to_do = "run it on Slurm, or set processes_per_node: null to have all processes on one node"
         return Place("missing", "not here, on one node", to_do)
+    if job.gpus > here.gpus:
+        return Place("missing", f"not here, with {here.gpus} GPUs", "run it where there are more, or set device: auto")
     if here.gpus and job.per_node > here.gpus:
         to_do = "set processes to the number of GPUs, or hide them with CUDA_VISIBLE_DEVICES="
         return Place("missing", f"not here, with {here.gpus} GPUs", to_do)
@@ -95,7 +97,7 @@ def _misfits(job: Job, partition: Partition, profile: Profile) -> Iterator[tuple
 
 def _fits_now(job: Job, partition: Partition, profile: Profile) -> bool:
     """Whether enough nodes are free; one that is taken in part counts by its CPUs, where no GPUs are asked for."""
-    by_cpus = profile.gpus_per_node(job.rule) == 0
+    by_cpus = _gpus(job, profile) == 0
     free = [
         node
         for node in partition.nodes
@@ -108,28 +110,28 @@ def _fits_now(job: Job, partition: Partition, profile: Profile) -> bool:
 def _is_large_enough(node: Node, job: Job, profile: Profile) -> bool:
     return (
         node.cpus >= job.node_cores
-        and node.memory_mb >= _memory_mb(job, profile)
-        and node.gpus >= profile.gpus_per_node(job.rule)
+        and node.memory_mb >= profile.memory_mb(job.rule, job.node_cores)
+        and node.gpus >= _gpus(job, profile)
     )
 
 
-def _memory_mb(job: Job, profile: Profile) -> float:
-    """Memory of the job on each node, as the executor asks for it."""
-    whole = profile.number(job.rule, "mem_mb")
-    return whole if whole is not None else (profile.number(job.rule, "mem_mb_per_cpu") or 0) * job.node_cores
+def _gpus(job: Job, profile: Profile) -> int:
+    """GPUs that the job asks for on each node."""
+    in_profile = profile.gpus_per_node(job.rule)
+    return job.gpus if in_profile is None else in_profile
 
 
 def _wanted(job: Job, profile: Profile) -> str:
-    gpus = profile.gpus_per_node(job.rule)
-    words = [f"{job.node_cores} CPUs", f"{_memory_mb(job, profile) / 1024:.1f} GiB"]
+    gpus = _gpus(job, profile)
+    words = [f"{job.node_cores} CPUs", f"{profile.memory_mb(job.rule, job.node_cores) / 1024:.1f} GiB"]
     return " and ".join([*words, *([f"{gpus} GPUs"] if gpus else [])])
 
 
 def _kinds(jobs: tuple[Job, ...]) -> Iterator[tuple[str, Job]]:
     """Jobs that ask for the same, by the names of the first of them, and one of them."""
 
-    def asked(job: Job) -> tuple[str, int, int, int]:
-        return job.rule, job.nodes, job.per_node, job.cores
+    def asked(job: Job) -> tuple[str, int, int, int, int]:
+        return job.rule, job.nodes, job.per_node, job.cores, job.gpus
 
     for _, group in groupby(sorted(jobs, key=asked), key=asked):
         alike = list(group)
@@ -138,4 +140,5 @@ def _kinds(jobs: tuple[Job, ...]) -> Iterator[tuple[str, Job]]:
 
 def _asked(job: Job) -> str:
     nodes = f"{job.nodes} nodes of " if job.nodes > 1 else ""
-    return f"{nodes}{job.per_node} x {job.cores} cores"
+    gpu = " and a GPU" if job.gpus else ""
+    return f"{nodes}{job.per_node} x {job.cores} cores{gpu}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fourminutes.plan import ModelPlan, Plan, RunPlan, Split, SyntheticSource
+from fourminutes.plan.place import PlacedPlan
 
 _KNOWN_PARAMETERS = {"alexnet": 62_378_344, "alexnet_bn": 62_381_096, "resnet50": 25_557_032, "resnet_small": 78_042}
 """At width 1 (`fourminutes.models`); for 1,000 classes, `resnet_small` for 10."""
@@ -23,6 +24,7 @@ class Job:
         nodes: number of nodes.
         per_node: processes on each node.
         cores: CPU cores of each process.
+        gpus: GPUs on each node; 0 where it takes what it finds.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Job:
     nodes: int
     per_node: int
     cores: int
+    gpus: int = 0
 
     @property
     def node_cores(self) -> int:
@@ -44,8 +47,13 @@ def jobs_of(plan: Plan | None) -> tuple[Job, ...]:
     runs = [(name, "train_run", run) for name, run in plan.runs.items()]
     sweeps = [(name, "sweep", sweep.run) for name, sweep in plan.sweeps.items()]
     comm = [("comm bench", "comm_bench", plan.comm)] if plan.comm else []
-    placed = [*runs, *sweeps, *comm]
-    return tuple(Job(name, rule, what.nodes, what.per_node, what.cores) for name, rule, what in placed)
+    placed: list[tuple[str, str, PlacedPlan]] = [*runs, *sweeps, *comm]
+    return tuple(_job(name, rule, what) for name, rule, what in placed)
+
+
+def _job(name: str, rule: str, placed: PlacedPlan) -> Job:
+    gpus = placed.per_node if placed.device == "gpu" else 0
+    return Job(name, rule, placed.nodes, placed.per_node, placed.cores, gpus)
 
 
 def needs_pictures(plan: Plan) -> bool:

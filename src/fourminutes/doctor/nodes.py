@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
 
-from fourminutes import __version__
 from fourminutes.doctor.finding import Finding, Findings, Mark, one_line, some
 from fourminutes.doctor.profile import Profile
+from fourminutes.doctor.shared import CLOCKS_DIFFER_S, NodeSays, heard, node_findings
 from fourminutes.doctor.slurm import Cluster
 
 STEP_LIMIT_S = 90
 _WAIT_FOR_NODES_S = 15
-_CLOCKS_DIFFER_S = 2.0  # what Snakemake, by files' times, and people who read logs take badly
 _HERE = "here"
 
 # What every node does, in a shell, since its Python may be what is missing. A line each: node|what|answer.
@@ -40,19 +36,6 @@ for folder; do
 done
 say version "$("$python" -m fourminutes --version 2>&1 | tail -n 1)"
 """
-
-
-@dataclass
-class NodeSays:
-    """What one node said.
-
-    Attributes:
-        ahead_s: by how much its clock is ahead of the one here, as far as the way of the message allows to tell.
-        answers: by question.
-    """
-
-    ahead_s: float = 0.0
-    answers: dict[str, str] = field(default_factory=dict)
 
 
 def look_at_nodes(cluster: Cluster, profile: Profile, folders: Sequence[Path], *, needed: bool) -> list[Finding]:
@@ -82,10 +65,7 @@ def look_at_nodes(cluster: Cluster, profile: Profile, folders: Sequence[Path], *
             to_do = f"try it: srun --partition={partition.name} hostname"
             findings.add("warn", "nodes", f"{len(idle)} idle ones did not answer: {complaint}", to_do)
             return findings.all
-        for number, (folder, place) in enumerate(zip(folders, places, strict=True)):
-            _add_folder(findings, folder, _faults(says, number, place, token), len(says), wrong)
-    _add_clocks(findings, says)
-    _add_environment(findings, says, wrong)
+        findings.all += node_findings(says, list(zip(folders, places, strict=True)), token, wrong)
     if silent := sorted(set(idle) - set(says)):
         findings.add("warn", "nodes", f"no answer from {some(silent)}: {complaint}", "`sinfo -R`, `scontrol show node`")
     return findings.all
@@ -98,11 +78,11 @@ def file_times(folders: Sequence[Path]) -> list[Finding]:
         with ExitStack() as stack:
             now_s = time.time()
             ahead_s = _place(folder, stack).stat().st_mtime - now_s
-        if abs(ahead_s) > _CLOCKS_DIFFER_S:
+        if abs(ahead_s) > CLOCKS_DIFFER_S:
             what = f"{folder}: dated {abs(ahead_s):.1f} s {'after' if ahead_s > 0 else 'before'} the clock here"
             findings.add("warn", "file times", what, "have the clocks set by NTP: Snakemake goes by files' times")
         else:
-            findings.add("ok", "file times", f"{folder}: by the clock here, within {_CLOCKS_DIFFER_S:g} s")
+            findings.add("ok", "file times", f"{folder}: by the clock here, within {CLOCKS_DIFFER_S:g} s")
     return findings.all
 
 
@@ -140,75 +120,8 @@ def _ask_nodes(nodes: list[str], options: list[str], arguments: list[str]) -> tu
         )
         timer = Timer(STEP_LIMIT_S, step.terminate)
         timer.start()
-        says = _heard(step.stdout or iter(()))
+        says = heard(step.stdout or ())
         step.wait()
         timer.cancel()
         complaints.seek(0)
         return says, one_line(complaints.read())[-300:] or f"srun ended with status {step.returncode}"
-
-
-def _heard(lines: Iterator[str]) -> dict[str, NodeSays]:
-    """The nodes' answers, each clock compared with the moment in which it is heard."""
-    says: dict[str, NodeSays] = defaultdict(NodeSays)
-    for line in lines:
-        now_s = time.time()
-        node, question, answer = (*line.rstrip("\n").split("|", 2), "", "")[:3]
-        says[node].answers[question] = answer
-        if question == "time" and re.fullmatch(r"\d+\.\d+", answer):
-            says[node].ahead_s = float(answer) - now_s
-    return dict(says)
-
-
-def _faults(says: dict[str, NodeSays], number: int, place: Path, token: str) -> dict[str, str]:
-    """By node: what did not come across in the folder of that number."""
-    faults = {}
-    for node, said in says.items():
-        read, written = said.answers.get(f"read {number}", ""), said.answers.get(f"write {number}", "")
-        if read != token:
-            faults[node] = f"cannot read what is written here ({read or 'no answer'})"
-        elif written:
-            faults[node] = f"cannot write ({written})"
-        elif not _arrived(place / node, token):
-            faults[node] = "writes what is not seen here"
-    return faults
-
-
-def _arrived(path: Path, token: str) -> bool:
-    try:
-        return path.read_text() == token
-    except OSError:
-        return False
-
-
-def _add_folder(findings: Findings, folder: Path, faults: dict[str, str], nodes: int, wrong: Mark) -> None:
-    if not faults:
-        findings.add("ok", "shared", f"{folder}: read and written from {nodes} nodes and from here")
-        return
-    node, fault = next(iter(faults.items()))
-    what = f"{folder}: {some(sorted(faults))}: {node} {fault}"
-    findings.add(wrong, "shared", what, "put the clone, the data's root and work on a file system that all nodes mount")
-
-
-def _add_clocks(findings: Findings, says: dict[str, NodeSays]) -> None:
-    node, largest = max(says.items(), key=lambda item: abs(item[1].ahead_s))
-    if abs(largest.ahead_s) > _CLOCKS_DIFFER_S:
-        what = f"{node} is {abs(largest.ahead_s):.1f} s {'ahead of' if largest.ahead_s > 0 else 'behind'} this machine"
-        findings.add("warn", "clocks", what, "have them set by NTP; Snakemake goes by files' times")
-    else:
-        findings.add("ok", "clocks", f"{len(says)} nodes within {_CLOCKS_DIFFER_S:g} s of this machine")
-
-
-def _add_environment(findings: Findings, says: dict[str, NodeSays], wrong: Mark) -> None:
-    others = {node: said.answers.get("version", "") for node, said in says.items()}
-    others = {node: answer for node, answer in others.items() if answer != __version__}
-    if not others:
-        findings.add("ok", "environment", f"{sys.executable} runs fourminutes {__version__} on {len(says)} nodes")
-        return
-    answer = next(iter(others.values()))
-    what = f"{sys.executable} does not run on {some(sorted(others))}: {answer or 'no answer'}"
-    findings.add(
-        wrong,
-        "environment",
-        what,
-        "make .venv from a Python that all nodes have: make setup PYTHON=/path/to/python3.11",
-    )

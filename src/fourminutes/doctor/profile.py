@@ -18,11 +18,13 @@ class Profile:
 
     Attributes:
         status_command: of the Slurm plugin; None where it is left to it.
+        requeue: whether Slurm may start jobs again.
         default: resources of every job.
         of_rule: resources by rule, which win.
     """
 
     status_command: str | None = None
+    requeue: bool = False
     default: dict[str, Any] = field(default_factory=dict)
     of_rule: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -38,8 +40,17 @@ class Profile:
         except ValueError:
             return None
 
-    def gpus_per_node(self, rule: str) -> int:
-        """GPUs that the rule's jobs ask for on each node."""
+    def memory_mb(self, rule: str, cores: int) -> float:
+        """Memory that the rule's jobs of so many cores a node ask for on each node, in MB; as the plugin takes it."""
+        per_core = self.number(rule, "mem_mb_per_cpu")
+        return per_core * cores if per_core else self.number(rule, "mem_mb") or 0
+
+    def gpus_per_node(self, rule: str) -> int | None:
+        """GPUs that the profile asks for on each node in place of what the plan wants; None where it says nothing."""
+        if "slurm_extra" not in self.of_rule.get(
+            rule, {}
+        ):  # the rules have one of their own, which wins over default's
+            return None
         asked = re.search(
             r"--(?:gpus-per-node|gres)[= ]\S*?(\d+)(?:['\"\s,]|$)", self.resource(rule, "slurm_extra") or ""
         )
@@ -56,6 +67,7 @@ def read_profile(folder: Path) -> Profile:
     default, of_rule = raw.get("default-resources"), raw.get("set-resources")
     return Profile(
         status_command=raw.get("slurm-status-command"),
+        requeue=raw.get("slurm-requeue") is True,
         default=_mapping(default),
         of_rule={str(rule): _mapping(resources) for rule, resources in _mapping(of_rule).items()},
     )
