@@ -244,6 +244,13 @@ def test_only_the_file_system_without_room_is_missing(clone: Clone, without_slur
     assert diagnosis.one("file systems", "clone, data")["mark"] == "ok"
 
 
+def test_a_clone_that_cannot_be_written_is_missing(without_slurm: str, small_disk: Path):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    diagnosis = diagnosed(Clone(small_disk), PATH=without_slurm)
+    assert diagnosis.missing == [("file systems", "clone")]
+    assert any("cannot be written" in each["found"] for each in diagnosis.of("file systems", "clone"))
+
+
 def test_nothing_is_left_behind(clone: Clone, without_slurm: str):
     before = sorted(path for path in clone.folder.rglob("*") if ".git/" not in str(path))
     diagnosed(clone, PATH=without_slurm)

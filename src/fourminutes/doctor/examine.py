@@ -85,12 +85,8 @@ def _examiners(question: Question, plan: Plan | None) -> list[Examiner]:
     examiners = [
         Examiner("software", lambda: _software(clone, plan), limit_s=150),
         Examiner("devices", lambda: look_at_devices(*list_gpus())),
-        Examiner("slurm", lambda: _slurm(clone, plan), limit_s=90),
+        Examiner("slurm", lambda: _slurm(question, plan), limit_s=STEP_LIMIT_S + 90),
         Examiner("shared files", lambda: file_times(_folders(clone, plan)), limit_s=30),
-    ]
-    if question.cluster:
-        examiners.append(Examiner("shared files", lambda: _nodes(clone, plan), limit_s=STEP_LIMIT_S + 60))
-    examiners += [
         Examiner("file systems", lambda: _disks(clone, plan)),
         Examiner("file systems", lambda: look_at_locks(clone, fix=question.fix)),
     ]
@@ -107,21 +103,20 @@ def _software(clone: Path, plan: Plan | None) -> list[Finding]:
     return look_at_software(trains=trains, makes=plan is not None, gpus=list_gpus()[0], lock_folder=clone)
 
 
-def _slurm(clone: Path, plan: Plan | None) -> list[Finding]:
+def _slurm(question: Question, plan: Plan | None) -> list[Finding]:
+    """Slurm, the jobs, and last the nodes, so that the step which asks them takes none that a job could have."""
+    clone = question.clone.absolute()
     findings = Findings("slurm")
     profile = _profile(clone, findings)
     jobs = jobs_of(plan)
     cluster = ask_slurm()
     here = Here(usable_cores(), len(list_gpus()[0]))
-    return [*cluster_findings(cluster, profile, jobs), *findings.all, *job_findings(jobs, here, cluster, profile)]
-
-
-def _nodes(clone: Path, plan: Plan | None) -> list[Finding]:
-    cluster = ask_slurm()
-    if cluster is None or not cluster.answers:
-        return []
-    needed = any(job.nodes > 1 for job in jobs_of(plan))
-    return look_at_nodes(cluster, _profile(clone), _folders(clone, plan), needed=needed)
+    findings.all[:0] = cluster_findings(cluster, profile, jobs)
+    findings.all += job_findings(jobs, here, cluster, profile)
+    if question.cluster and cluster is not None and cluster.answers:
+        needed = any(job.nodes > 1 for job in jobs)
+        findings.all += look_at_nodes(cluster, profile, _folders(clone, plan), needed=needed)
+    return findings.all
 
 
 def _folders(clone: Path, plan: Plan | None) -> list[Path]:

@@ -108,16 +108,19 @@ def _ask_nodes(nodes: list[str], options: list[str], arguments: list[str]) -> tu
     limits = [f"--immediate={_WAIT_FOR_NODES_S}", "--time=2", "--wait=0", "--no-kill"]
     where = [f"--nodelist={','.join(nodes)}", "--job-name=fourminutes-doctor", *options]
     own = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith("SLURM_")}
-    with tempfile.TemporaryFile("w+") as complaints:
-        step = subprocess.Popen(
-            ["srun", *size, *limits, *where, "sh", "-c", _PROGRAM, "sh", *arguments],
+    line = ["srun", *size, *limits, *where, "sh", "-c", _PROGRAM, "sh", *arguments]
+    with (
+        tempfile.TemporaryFile("w+") as complaints,
+        subprocess.Popen(  # which is waited for, also when this is to end: srun then gives the nodes back
+            line,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=complaints,
             text=True,
             errors="replace",
             env=own,
-        )
+        ) as step,
+    ):
         timer = Timer(STEP_LIMIT_S, step.terminate)
         timer.start()
         says = heard(step.stdout or ())

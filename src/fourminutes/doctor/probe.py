@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -15,6 +16,8 @@ from time import monotonic
 from typing import NoReturn
 
 from fourminutes.doctor.finding import Finding, Findings, Group, one_line
+
+_CLEANING_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,21 @@ def look_at_all(examiners: Sequence[Examiner]) -> Iterator[Finding]:
         for look in looks:
             yield from look.findings()
     finally:
-        for look in looks:
-            look.end()
+        with _uninterrupted():
+            for look in looks:
+                look.send(signal.SIGTERM)
+            for look in looks:
+                look.end()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Leave a second Ctrl-C unheard, which would leave jobs and files behind."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Look:
@@ -57,6 +73,8 @@ class _Look:
         self._answer, answer = Pipe(duplex=False)
         # By hand, since multiprocessing would wait for it at the end, whatever it hangs in.
         self._pid = os.fork()
+        with suppress(OSError):  # both do it, whoever comes first
+            os.setpgid(self._pid, 0)
         if self._pid == 0:
             _work(examiner, answer)
         answer.close()
@@ -73,18 +91,23 @@ class _Look:
             return _failure(self._examiner.group, "the look at it was ended before it had an answer")
         return found
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to it and to the commands it runs."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._pid, number)
+
     def end(self) -> None:
-        """Kill what is left of it; what hangs in the kernel dies when it may, and is not waited for."""
-        for kill in (os.killpg, os.kill):
-            with suppress(ProcessLookupError):
-                kill(self._pid, signal.SIGKILL)
+        """End what was told to end: it may clean up, but what hangs in the kernel is not waited for."""
+        with suppress(OSError):
+            self._answer.poll(_CLEANING_S)  # its end is readable, as an answer is
+        self.send(signal.SIGKILL)
         self._answer.close()
 
 
 def _work(examiner: Examiner, answer: Connection) -> NoReturn:
-    """Look, send what is found, and end this process."""
+    """Look, send what is found, and end this process; when it is told to end, files of its own go first."""
     try:
-        os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         answer.send(_looked(examiner))
     finally:
         os._exit(0)
