@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import resource
 import tarfile
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from shard_sets import make_source
 
-from fourminutes.data.chunks import MAX_CHUNKS, ShardFiles, chunk_size
+from fourminutes.data.chunks import MAX_CHUNKS, SPARE_FILES, ShardFiles, allow_open_chunks, chunk_size
 from fourminutes.data.index import build_index
 from fourminutes.data.loader import (
     Batch,
@@ -370,6 +371,31 @@ def test_chunks_never_get_too_many():
     assert 1024 * -(-1252 // raised) <= MAX_CHUNKS
     with pytest.raises(UserError, match="shards"):
         chunk_size(64, shards(MAX_CHUNKS, 1))
+
+
+def test_shards_that_are_not_mapped_give_the_same_batches(make, monkeypatch):
+    mapped = [list(make.train().epoch()), list(make.val().epoch())]
+    monkeypatch.setattr("fourminutes.data.loader.maps_safely", lambda path: False)  # as on Lustre
+    for batches, others in zip(mapped, [make.train().epoch(), make.val().epoch()], strict=True):
+        assert_same(batches, list(others))
+
+
+def test_as_many_files_may_be_open_as_there_are_chunks():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+        allow_open_chunks(100)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 512
+        allow_open_chunks(512)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 512 + SPARE_FILES
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_chunks_than_files_may_be_open_are_refused_with_the_factor_that_helps():
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with pytest.raises(UserError, match=r"loader\.chunk_images: .* raise chunk_images by a factor of 3"):
+        allow_open_chunks(2 * hard)
 
 
 def test_a_damaged_picture_ends_in_a_line_that_says_how_to_find_it(tmp_path: Path) -> None:

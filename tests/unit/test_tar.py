@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fourminutes.data.tar import Members, Region, list_members, opened_tar
+from fourminutes.data.tar import Members, Region, first_member, list_members, opened_tar
 from fourminutes.errors import UserError
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -165,3 +165,27 @@ def test_links_and_devices_are_refused_by_name(tmp_path, form, kind):
 def test_an_unreadable_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"absent\.tar: cannot be read: No such file"):
         listed(tmp_path / "absent.tar")
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_the_first_member_is_found_without_the_others(tmp_path: Path, form: int):
+    long = "a/" * 60 + "first"
+    (tmp_path / "whole.tar").write_bytes(packed({long: b"1", "second": b"2"}, form))
+    with opened_tar(tmp_path / "whole.tar") as region:
+        assert first_member(region) == long
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is no tar"),
+        (b"<!DOCTYPE html>" * 100, "is no tar"),
+        (packed({}), "is no tar"),
+        (packed({"first": b"1" * 3000})[:2048], "is truncated"),
+        (packed({"first": b"1" * 3000})[:2000], "is truncated"),
+    ],
+)
+def test_what_has_no_first_member_or_no_end_is_refused(tmp_path: Path, content: bytes, words: str):
+    (tmp_path / "wrong.tar").write_bytes(content)
+    with opened_tar(tmp_path / "wrong.tar") as region, pytest.raises(UserError, match=words):
+        first_member(region)

@@ -5,6 +5,7 @@ A chunk is a run of samples in a shard, given to DALI as the shard's path and an
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from fourminutes.record import Manifest, ShardEntry
 
 MAX_CHUNKS = 25_600
 """DALI 2.4 takes seconds to start with so many; with 128,000 it ran out of file descriptors."""
+
+SPARE_FILES = 256
+"""What a training process holds open beside its chunks, at most."""
 
 _INDEX_VERSION = "v1.2"
 
@@ -91,6 +95,23 @@ def chunk_size(wanted_images: int, shards: Sequence[ShardFiles]) -> int:
         raise UserError(f"{len(shards)} shards are more than the loader can hold open; make fewer than {MAX_CHUNKS}")
     samples = sum(shard.entry.samples for shard in shards)
     return max(wanted_images, -(-samples // spare))
+
+
+def allow_open_chunks(chunks: int) -> None:
+    """Let this process hold a file open for each of so many chunks, beside what else it needs.
+
+    Raises:
+        UserError: its hard limit is lower.
+    """
+    needed = chunks + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise UserError(
+            f"loader.chunk_images: {chunks} chunks hold as many files open on Lustre, and a process may open {hard} "
+            f"(ulimit -Hn); raise chunk_images by a factor of {-(-needed // hard)}, or the limit"
+        )
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def write_chunks(shards: Sequence[ShardFiles], chunk_images: int, out: Path) -> Iterator[tuple[Path, Path]]:

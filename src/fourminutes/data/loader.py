@@ -13,6 +13,9 @@ What is guaranteed, over the ranks of one world size that use the same manifest,
 - **Without a state**, such as on another world size, a loader may start at a later epoch (`first_epoch`), whose order,
   crops and flips are not those of an epoch that was trained on before.
 
+On Lustre shards are read without mapping them into memory (`fourminutes.filesystems.maps_safely`): the batches are the
+same, a process then holds a file open for every chunk, and a window takes about five times the memory.
+
 No bit-identity is promised between the CPU and the GPU, whose decoders and filters round differently.
 
 DALI is imported when a loader is made: whoever trains on other input, as the benchmarks do, needs none.
@@ -31,8 +34,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fourminutes.data.chunks import ShardFiles, chunk_size, find_shards, write_chunks
+from fourminutes.data.chunks import ShardFiles, allow_open_chunks, chunk_size, find_shards, write_chunks
 from fourminutes.errors import UserError
+from fourminutes.filesystems import maps_safely
 from fourminutes.plan import LoaderPlan
 from fourminutes.record import Manifest
 
@@ -181,7 +185,8 @@ def training_loader(  # noqa: PLR0913
         state: where to go on; None starts an epoch.
 
     Raises:
-        UserError: a shard or its index is missing or is not the manifest's, or there are more processes than samples.
+        UserError: a shard or its index is missing or is not the manifest's, there are more processes than samples, or
+            more chunks on Lustre than a process may hold files open.
         LoaderStateMismatch: `state` was saved under other circumstances.
     """
     from fourminutes.data.pipeline import Reading, image_pipeline
@@ -202,9 +207,11 @@ def training_loader(  # noqa: PLR0913
     order_seed, own_seed = _seeds(seed, first_epoch, rank)
     with tempfile.TemporaryDirectory(prefix="fourminutes-chunks-") as scratch:
         chunks = list(write_chunks(shards, chunk_images, Path(scratch)))
+        if not _mapped(shards):
+            allow_open_chunks(len(chunks))
         np.random.default_rng(order_seed).shuffle(chunks)  # DALI shuffles after each epoch, not before the first
         pipeline = image_pipeline(
-            Reading(chunks, rank, world_size, order_seed, settings.shuffle_window_images),
+            Reading(chunks, rank, world_size, order_seed, settings.shuffle_window_images, _mapped(shards)),
             settings,
             image_px=image_px,
             batch=batch,
@@ -237,7 +244,7 @@ def validation_loader(
 
     shards = find_shards(folder, manifest, "val", world_size)
     pipeline = image_pipeline(
-        Reading([(shard.tar, shard.index) for shard in shards], rank, world_size),
+        Reading([(shard.tar, shard.index) for shard in shards], rank, world_size, mapped=_mapped(shards)),
         settings,
         image_px=image_px,
         batch=batch,
@@ -265,6 +272,11 @@ def _identity(
         "batch": batch,
         "image_px": image_px,
     }
+
+
+def _mapped(shards: list[ShardFiles]) -> bool:
+    """Whether DALI may map the shards into memory; they all lie in one folder."""
+    return maps_safely(shards[0].tar)
 
 
 def _samples(shards: list[ShardFiles]) -> int:

@@ -34,6 +34,7 @@ class Reading:
         world_size: number of processes that share the samples.
         seed: of the order, the same on all ranks; None keeps the order of the shards.
         window_images: size of the buffer that samples are drawn from, in images a rank.
+        mapped: read shards by mapping them into memory; else by reads, which hold a file open for every chunk.
     """
 
     chunks: Sequence[tuple[Path, Path]]
@@ -41,6 +42,7 @@ class Reading:
     world_size: int
     seed: int | None = None
     window_images: int = 0
+    mapped: bool = True
 
 
 def image_pipeline(
@@ -109,6 +111,7 @@ def _read(reading: Reading) -> Any:
         shuffle_after_epoch=shuffled,
         stick_to_shard=not shuffled,
         pad_last_batch=True,
+        dont_use_mmap=not reading.mapped,
         **order,
     )
 

@@ -82,6 +82,23 @@ def list_members(region: Region) -> Members:
     return _list_extended(region) if plain is None else plain
 
 
+def first_member(region: Region) -> str:
+    """The name of the tar's first regular file; of what else it holds, only the end is looked at.
+
+    Raises:
+        UserError: the region is no tar, holds no file, or its end marker is missing.
+    """
+    nothing = Members()
+    try:
+        with tarfile.open(fileobj=_File(region), mode="r:", encoding="utf-8", errors="replace") as archive:
+            name = next(entry.name for entry in archive if entry.isfile())
+    except (tarfile.TarError, ValueError, StopIteration) as error:
+        raise _damaged(region, nothing) from error
+    if (region.end - region.start) % _BLOCK or region.read(region.end - _BLOCK, _BLOCK) != _END_MARKER:
+        raise UserError(f"{region.name}: is truncated: its end marker is missing; download it again")
+    return name
+
+
 def _list_plain(region: Region) -> Members | None:
     """The members of a tar without extended headers; None where it has some."""
     members = Members()
