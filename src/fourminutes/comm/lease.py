@@ -85,10 +85,8 @@ class Held:
         Raises:
             RunFailed: one has.
         """
-        now = _read(self.path)
-        if now is None or now.holder.start != self.start:
-            by = f" ({now.holder.words})" if now else ""
-            raise RunFailed(f"{self.path}: another start of this run has taken over{by}; this one ends")
+        if (by := self._taken_by()) is not None:
+            raise RunFailed(f"{self.path}: another start of this run has taken over ({by.words}); this one ends")
 
     def leave(self, *, losses: int) -> None:
         """The job goes back into the queue: leave that to be known, and how many starts in a row lost a process."""
@@ -101,18 +99,18 @@ class Held:
         if now is not None and now.holder.start == self.start:
             self.path.unlink(missing_ok=True)
 
-    def _renew(self) -> bool:
+    def renew(self) -> bool:
         """Keep it young; False where it is no longer this start's."""
-        with suppress(RunFailed, OSError):
-            self.require()
+        if self._taken_by() is not None:
+            return False
+        with suppress(OSError):
             os.utime(self.path)
-            return True
-        return not self._is_taken()
+        return True
 
-    def _is_taken(self) -> bool:
-        """Whether another holds it; a file that is gone or out of reach for a while tells nothing."""
+    def _taken_by(self) -> Start | None:
+        """Another start that holds it; a file that is gone, or out of reach for a while, tells of none."""
         now = _read(self.path)
-        return now is not None and now.holder.start != self.start
+        return now.holder if now is not None and now.holder.start != self.start else None
 
 
 @contextmanager
@@ -148,7 +146,7 @@ def held(path: Path, *, waits: bool, on_taken: Callable[[], None] | None = None)
 
 def _keep(own: Held, over: threading.Event, on_taken: Callable[[], None] | None) -> None:
     while not over.wait(RENEW_S):
-        if not own._renew():
+        if not own.renew():
             if on_taken is not None:
                 on_taken()
             return
