@@ -54,7 +54,7 @@ from fourminutes.report.published import Certainty, published
 from fourminutes.report.summary import key_numbers, sentences
 from fourminutes.report.tables import BUILDERS as TABLE_BUILDERS
 from fourminutes.report.tables import ablations_table, results_table, runs_table
-from fourminutes.report.words import hardware, hardware_brief
+from fourminutes.report.words import ending, hardware, hardware_brief
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -686,3 +686,12 @@ def test_the_workflows_captions_are_the_pages() -> None:
     folder = ROOT / "workflow/report"
     captions = FIGURES | {f"table-{name}": caption for name, caption in TABLES.items()}
     assert {name: (folder / f"{name}.rst").read_text().strip() for name in captions} == captions
+
+
+def test_every_interruption_of_a_run_is_told():
+    record = run_record("a")
+    (finished,) = record.sessions
+    signalled = finished.model_copy(update={"ended": "interrupted", "to_step": 4, "why": "SIGUSR1", "job": "12"})
+    silent = finished.model_copy(update={"ended": "running", "from_step": 4, "to_step": 9})
+    assert ending(signalled) == "interrupted at step 4 (SIGUSR1, job 12)"
+    assert ending(silent) == "ended without a word, and went on from step 9"

@@ -28,6 +28,7 @@ def _run_notes(evidence: Evidence) -> Iterator[str]:
         yield "skipped: batches without a step, for an overflow in fp16."
     for run in evidence.runs:
         yield from (f"{run.label}: {session.note}." for session in run.record.sessions if session.note)
+        yield from (f"{run.label}: {words.ending(session)}." for session in run.record.sessions[:-1])
     if evidence.missing:
         yield f"No record yet: {', '.join(evidence.missing)}."
     if outdated := [run.label for run in evidence.runs if run.outdated]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from fourminutes.plan import ModelPlan, OptimizerPlan
-from fourminutes.record import CollectiveTiming, Placement, Provenance
+from fourminutes.record import CollectiveTiming, Placement, Provenance, Session
 
 #: Networks of the paper by their name in a plan, as the published tables call them.
 PAPER_MODELS = {"alexnet": "AlexNet", "alexnet_bn": "AlexNet", "resnet50": "ResNet-50"}
@@ -23,6 +23,13 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def ending(session: Session) -> str:
+    """How a stretch of a run ended that another one followed, such as ``interrupted at step 40 (SIGUSR1, job 12)``."""
+    how = "interrupted at" if session.ended == "interrupted" else "ended without a word, and went on from"
+    by = ", ".join([*([session.why] if session.why else []), *([f"job {session.job}"] if session.job else [])])
+    return f"{how} step {session.to_step}{f' ({by})' if by else ''}"
 
 
 def size(count: float) -> str:
