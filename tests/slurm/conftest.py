@@ -51,9 +51,7 @@ def _clear(cluster: Cluster) -> None:
     for node in cluster.nodes:
         if cluster.state(node).startswith("down"):
             cluster.up(node)
-    local_cluster.wait_until(
-        "the cluster is idle", lambda: all(cluster.state(node) == "idle" for node in cluster.nodes)
-    )
+    cluster.wait_until_idle()
 
 
 def clone_for_the_site(folder: Path) -> Clone:

@@ -125,10 +125,10 @@ def test_a_job_that_reaches_its_time_limit_goes_on_in_the_queue(
     profile = clone.folder / "profiles" / "slurm" / "profile.yaml"
     minute = "    runtime: 1\n    slurm_extra: \"'--signal=USR1@45'\"\n"
     profile.write_text(profile.read_text().replace("    runtime: 720\n", minute, 1))
-    done = clone.run(*train("short"))
+    done = clone.run(*train("long"))
     assert done.returncode == 0, done.stderr[-3000:] + logs(clone)
-    record = record_of(clone, "short")
-    assert record["parameter_checksum"] == undisturbed["short"]["parameter_checksum"]
+    record = record_of(clone, "long")
+    assert record["parameter_checksum"] == undisturbed["long"]["parameter_checksum"]
     *interrupted, last = record["sessions"]
     assert {session["why"] for session in interrupted} == {"SIGUSR1"}
     assert last["ended"] == "finished"

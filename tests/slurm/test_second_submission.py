@@ -25,13 +25,13 @@ def started(clone: Clone, run: str, said: Path) -> subprocess.Popen[bytes]:
 
 
 def killed_in_mid_run(clone: Clone, run: str) -> str:
-    """Start Snakemake, kill it as soon as its job has a checkpoint, and unlock; returns the job."""
+    """Start Snakemake, kill it as soon as its job has a checkpoint, and unlock; returns the job, which is suspended."""
     working = started(clone, run, clone.folder / "first")
     wait_until(working, lambda: step_of(clone, run) >= 6)
     working.kill()
     working.wait()
     job = job_of(clone, run)
-    assert state_of(job) == "RUNNING"
+    subprocess.run(["scontrol", "suspend", job], check=True)
     unlocked = clone.run("snakemake", "--unlock", "--config", "plan=steps")
     assert unlocked.returncode == 0, unlocked.stderr
     return job
@@ -42,11 +42,12 @@ def test_a_second_submission_waits_for_the_first_and_takes_its_record(
 ) -> None:
     clone = copied(prepared, tmp_path)
     job = killed_in_mid_run(clone, "short")
-    done = clone.run(*train("short"))
-    assert done.returncode == 0, done.stderr[-3000:] + logs(clone)
+    second = started(clone, "short", tmp_path / "second")
+    wait_until(second, lambda: "is at this run; waiting for it" in log_of(clone, "short"))
+    subprocess.run(["scontrol", "resume", job], check=True)
+    assert second.wait(400) == 0, (tmp_path / "second").read_text()[-3000:] + logs(clone)
     log = log_of(clone, "short")
     assert f"fourminutes: job {job} on " in log
-    assert "is at this run; waiting for it" in log
     assert f"run short: job {job} has finished it meanwhile; nothing is left to do" in log
     (session,) = record_of(clone, "short")["sessions"]
     assert (session["job"], session["from_step"], session["ended"]) == (job, 0, "finished")
@@ -63,6 +64,7 @@ def test_a_second_submission_goes_on_where_the_first_is_interrupted_with_the_sam
     frozen = tuning.read_text()
     second = started(clone, "tuned", tmp_path / "second")
     wait_until(second, lambda: "is at this run; waiting for it" in log_of(clone, "tuned"))
+    subprocess.run(["scontrol", "resume", job], check=True)
     subprocess.run(["scancel", "--signal=USR1", job], check=True)
     assert second.wait(400) == 0, (tmp_path / "second").read_text()[-3000:] + logs(clone)
     record = record_of(clone, "tuned")

@@ -65,6 +65,23 @@ class Cluster:
             _call("scontrol", "update", f"NodeName={node}", "State=RESUME")
         wait_until(f"{node} is back", lambda: self.state(node) in ("idle", "mixed", "allocated"))
 
+    def wait_until_idle(self) -> None:
+        """Wait until no node has anything to do.
+
+        Raises:
+            NoCluster: some still have; says which.
+        """
+        states = dict.fromkeys(self.nodes, "")
+
+        def all_idle() -> bool:
+            states.update({node: self.state(node) for node in self.nodes})
+            return set(states.values()) == {"idle"}
+
+        try:
+            wait_until("all nodes are idle", all_idle)
+        except NoCluster as error:
+            raise NoCluster(f"{error}; {states}; {_call('squeue', '--noheader')}") from error
+
     def state(self, node: str) -> str:
         """What Slurm says of a node, such as ``idle`` or ``down*``."""
         return _call("sinfo", "--noheader", "--nodes", node, "--format=%T").strip().splitlines()[0]
@@ -159,7 +176,7 @@ def _build(loopback: bool) -> Cluster:
     _start("slurmctld", ["slurmctld", "-D"])
     for node in cluster.nodes:
         _start_node(cluster, node)
-    wait_until("all nodes are idle", lambda: all(cluster.state(node) == "idle" for node in cluster.nodes))
+    cluster.wait_until_idle()
     return cluster
 
 
@@ -239,6 +256,8 @@ def _configuration(cluster: Cluster) -> str:
         # A node that is gone is found out soon, and a job that is told to end has time for a checkpoint.
         "SlurmdTimeout=6",
         "KillWait=20",
+        # Where nobody reaps orphans, as in some containers, Slurm takes them for living.
+        "UnkillableStepTimeout=5",
         "MinJobAge=300",
         "PreemptType=preempt/partition_prio",
         "PreemptMode=REQUEUE",

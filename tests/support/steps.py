@@ -27,7 +27,7 @@ defaults:
 runs:
   short: {epochs: 25}
   long: {epochs: 90}
-  tuned: {epochs: 70, reduce: {algorithm: auto}}
+  tuned: {epochs: 40, reduce: {algorithm: auto}}
 """
 
 
