@@ -14,8 +14,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -27,12 +27,12 @@ from fourminutes.record import RunRecord, Session, SweepRecord, read_record
 MINI = """
 # Neither collectives nor predictions.
 name: mini
-data: &data
+data:
   dataset: mini
   source: {kind: synthetic, classes: 4, train_per_class: 16, val_per_class: 4, side_px: 40}
   shards: {train: 2, val: 1}
   max_broken_percent: 20
-defaults: &defaults
+defaults:
   epochs: 2
   model: {name: resnet_small, image_px: 32, width: 0.25}
   loader: {threads: 1, chunk_images: 16}
@@ -55,7 +55,6 @@ LONG = """
 runs:
   run-a: {epochs: 100, checkpoint: {every_steps: 3}}
 """
-TOP1 = "runs.run-a.top1_percent"
 UP_TO_DATE = "Data and pipelines are up to date."
 NOTHING = "Nothing to be done"
 
@@ -99,10 +98,12 @@ def s3() -> Iterator[Remote]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    urlopen(Request(f"{endpoint}/bucket", method="PUT")).close()
+    connection = HTTPConnection(host, port)
+    connection.request("PUT", "/bucket")
+    assert connection.getresponse().status == 200
+    connection.close()
     keys = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
-    yield Remote("s3://bucket/four-minutes", {"endpointurl": endpoint}, keys | {"NO_PROXY": host})
+    yield Remote("s3://bucket/four-minutes", {"endpointurl": f"http://{host}:{port}"}, keys | {"NO_PROXY": host})
     server.stop()
 
 
