@@ -8,7 +8,7 @@ READY := .venv/.ready-$(LOCK)
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test lint schema pull cluster cluster-down clean
+.PHONY: help setup demo test lint schema pull checkout cluster cluster-down clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,9 +46,15 @@ lint: setup ## what the commit hook and CI check: format, style, types, rules
 schema: setup ## write workflow/schemas again from the plan's models
 	python -m fourminutes.plan.schema
 
-pull: setup ## fetch data and results from the DVC remote, and tell Snakemake that they are up to date
-	dvc pull
-	snakemake --touch --forceall --quiet
+pull: setup ## fetch from DVC's remote what belongs to the commit, so that Snakemake has nothing to do
+checkout: setup ## the same from DVC's cache, after `git checkout` or `dvc exp apply`
+pull checkout:
+	dvc $@
+	@# Times and Snakemake's memory say nothing about files that came by git or DVC; dvc.lock does. What is missing or of other
+	@# settings must not be declared as made.
+	@dvc status --quiet results || { dvc status results; \
+	  echo "The plan's results are not as dvc.lock has them; \`dvc repro\` makes what is missing or outdated." >&2; exit 1; }
+	snakemake --touch --forceall --quiet all
 
 cluster: setup ## a real Slurm of four nodes on this machine, for tests; needs root and Debian's packages
 	python tests/support/cluster.py up

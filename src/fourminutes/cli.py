@@ -285,6 +285,15 @@ def simulate(plan: PlanOption, json_: JsonOption = False) -> None:
         print(record.model_dump_json(indent=1))
 
 
+@app.command(epilog="Example: snakemake --forcerun $(fourminutes outdated --plan config/plans/demo.yaml)")
+def outdated(plan: PlanOption) -> None:
+    """Name the plan's records that were made with other settings than it has now, one a line."""
+    from fourminutes.record import outdated_records
+
+    for path in outdated_records(load_plan(plan)):
+        print(path)
+
+
 @app.command(epilog="Example: fourminutes report --plan config/plans/paper.yaml")
 def report(plan: PlanOption) -> None:
     """Draw the plan's tables, figures and page from records and published numbers; needs neither torch nor DALI."""

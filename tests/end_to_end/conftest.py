@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from support.clone import Demo, fresh_clone
-
-READY = ".venv/.ready-requirements.lock"
+from support.clone import READY, Demo, fresh_clone
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """`make demo`, done."""
     clone = fresh_clone(tmp_path_factory.mktemp("four-minutes"))
-    # The environment is this one: `-o` keeps make from installing the copy into it.
     done = clone.run("make", "demo", "-o", READY)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
     return Demo(clone, done.stdout)

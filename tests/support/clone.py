@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# The environment of a clone is this one: `make -o READY` doesn't install the clone into it.
+READY = ".venv/.ready-requirements.lock"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,18 @@ class Clone:
     def environ(self) -> dict[str, str]:
         """The environment that its commands get."""
         return _environ()
+
+    def must(self, *command: str, **environ: str) -> str:
+        """Run a command that has to succeed; what it printed on both streams."""
+        done = self.run(*command, **environ)
+        printed = done.stdout + done.stderr
+        assert done.returncode == 0, printed[-8000:]
+        return printed
+
+    def commit(self) -> None:
+        """Commit all that git doesn't ignore."""
+        for command in (["add", "-A"], ["commit", "-q", "-m", "as it is now"]):
+            subprocess.run(["git", *command], cwd=self.folder, check=True)
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         """Start one of the environment's commands in the clone, as the head of a process group of its own."""
@@ -72,16 +86,30 @@ def fresh_clone(folder: Path) -> Clone:
         text=True,
         check=True,
     )
-    made = ("results/", "dvc.lock")  # by whoever ran the workflow here before the tests
+    made = ("results/", "dvc.lock", "data/")  # by whoever ran the workflow here before the tests
     for name in (name for name in listed.stdout.split("\0") if name and not name.startswith(made)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).exists():
             shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
-    (folder / ".venv").symlink_to(ROOT / ".venv")
-    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "copy"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
-    return Clone(folder)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    clone = Clone(folder)
+    _settle(clone)
+    clone.commit()
+    return clone
+
+
+def second_clone(first: Clone, folder: Path) -> Clone:
+    """What `git clone` makes of the first one's last commit, with this environment."""
+    subprocess.run(["git", "clone", "-q", str(first.folder), str(folder)], check=True)
+    clone = Clone(folder)
+    _settle(clone)
+    return clone
+
+
+def _settle(clone: Clone) -> None:
+    (clone.folder / ".venv").symlink_to(ROOT / ".venv")
+    for key, value in {"user.name": "test", "user.email": "test@localhost"}.items():
+        subprocess.run(["git", "config", key, value], cwd=clone.folder, check=True)
 
 
 def _environ() -> dict[str, str]:

@@ -38,6 +38,8 @@ rule report:
             name=table_names(PLAN),
             ending=TABLE_FORMATS,
         ),
+        metrics=f"{RESULTS}/metrics.json",
+        epochs=f"{RESULTS}/epochs.csv",
     log:
         f"{LOGS}/report.log",
     localrule: True

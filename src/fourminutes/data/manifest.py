@@ -63,6 +63,7 @@ def make_manifest(folder: Path, *, out: Path, expect: Literal["ilsvrc2012"] | No
     if expect:
         _stop_if_unexpected(folder, expect, len(classes), splits)
     manifest = Manifest(
+        folder=folder.absolute().name,
         dataset_hash=dataset_hash((entry for split in splits.values() for entry in split.shards), classes),
         recipe=records[0].recipe,
         expected=expect,

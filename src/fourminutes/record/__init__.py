@@ -14,6 +14,7 @@ from fourminutes.record.measure import (
     StageFit,
     Tuning,
 )
+from fourminutes.record.outdated import outdated_records, sweep_as_asked
 from fourminutes.record.provenance import Provenance, code, provenance, utc_now
 from fourminutes.record.run import Epoch, Placement, Reduction, RunRecord, Session, StepTimes, TracedSpan, TracedStep
 from fourminutes.record.sweep import SweepRecord, Trial
@@ -48,9 +49,11 @@ __all__ = [
     "Tuning",
     "code",
     "digits_of",
+    "outdated_records",
     "packed_hits",
     "provenance",
     "read_record",
+    "sweep_as_asked",
     "unpacked_hits",
     "utc_now",
     "write_record",

@@ -62,6 +62,7 @@ class Manifest(Record):
     """The data set in one small file; everything after sharding depends on this."""
 
     kind: Literal["manifest"] = "manifest"
+    folder: str = Field("", description="name of the shards' folder, in which the recipe's hash is; empty: not noted")
     dataset_hash: str = Field(description="SHA-256 over the names and hashes of all shards, and the class list")
     recipe: ShardRecipe
     expected: str | None = Field(description="the known data set whose totals were checked, such as ilsvrc2012")

@@ -83,7 +83,9 @@ def _cpu_name() -> str:
 
 
 def _is_dirty() -> bool | None:
-    status = _git("status", "--porcelain", "--untracked-files=no")
+    # Results are no code, though they lie beside it: a run's record must not make the next run's code look changed.
+    made = (":(top,exclude)results", ":(top,exclude)dvc.lock")
+    status = _git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", *made)
     return None if status is None else bool(status)
 
 

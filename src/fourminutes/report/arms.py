@@ -12,7 +12,7 @@ import numpy as np
 
 from fourminutes.errors import UserError
 from fourminutes.plan import Plan
-from fourminutes.record import Hits, SweepRecord, Trial, digits_of, read_record, unpacked_hits
+from fourminutes.record import Hits, SweepRecord, Trial, digits_of, read_record, sweep_as_asked, unpacked_hits
 from fourminutes.report.bootstrap import Estimate, Values, estimate
 
 
@@ -107,10 +107,5 @@ def read_arms(plan: Plan) -> tuple[Arm, ...]:
 
 
 def _arm(plan: Plan, name: str, path: Path) -> Arm:
-    record, asked = read_record(path, SweepRecord), plan.sweeps[name]
-    same = record.settings.recipe_hash == asked.run.recipe_hash and (record.key, record.chosen_from, record.tuning) == (
-        asked.key,
-        asked.scaled_from,
-        plan.tuning,
-    )
-    return Arm(name, path, record, outdated=not same)
+    record = read_record(path, SweepRecord)
+    return Arm(name, path, record, outdated=not sweep_as_asked(plan, name, record))

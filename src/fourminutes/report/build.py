@@ -8,13 +8,14 @@ from fourminutes.files import write_text
 from fourminutes.plan import Plan
 from fourminutes.report import drawing, figures, tables
 from fourminutes.report.evidence import gather
+from fourminutes.report.metrics import epochs_csv, metrics_json
 from fourminutes.report.names import figure_names, table_names
 from fourminutes.report.page import page
 from fourminutes.report.table import Table
 
 
 def build_report(plan: Plan) -> Path:
-    """Write every table, every figure and the page of `plan`; return the page's path.
+    """Write every table, every figure, the metrics and the page of `plan`; return the page's path.
 
     Equal records give equal bytes.
 
@@ -28,6 +29,8 @@ def build_report(plan: Plan) -> Path:
         _write_table(plan.results / "tables", table)
     for name, forms in drawn.items():
         drawing.write_figure(plan.results / "figures", name, forms)
+    write_text(plan.results / "metrics.json", metrics_json(evidence))
+    write_text(plan.results / "epochs.csv", epochs_csv(evidence))
     path = plan.results / "report.html"
     write_text(path, page(evidence, built, drawn))
     return path

@@ -149,14 +149,14 @@ class Table:
 
 def _csv_values(column: Column, row: Row) -> tuple[str | int | float | None, ...]:
     cell = row.cells.get(column.key)
-    value = _plain(cell.value if isinstance(cell, Fact | Text) else cell)
+    value = plain(cell.value if isinstance(cell, Fact | Text) else cell)
     if not column.certain:
         return (value,)
     certainty = cell.certainty.value if isinstance(cell, Fact | Text) else (row.origin if value is not None else None)
     return value, certainty
 
 
-def _plain(value: str | int | float | None) -> str | int | float | None:
+def plain(value: str | int | float | None) -> str | int | float | None:
     """A number without digits that mean nothing: six, or none after the point of a whole one."""
     if not isinstance(value, float):
         return value
