@@ -36,7 +36,7 @@ def held_partition(idle_cluster: Cluster) -> Iterator[None]:
     subprocess.run(["scontrol", "update", "PartitionName=main", "State=UP"], check=True)
 
 
-def test_1024_shards_are_64_submissions_of_four_cores(
+def test_1024_shards_are_64_submissions_of_a_core_and_a_shards_memory(
     held_partition: None, site_clone: Callable[[str], Clone], tmp_path: Path
 ) -> None:
     clone = site_clone("many")
@@ -54,12 +54,12 @@ def test_1024_shards_are_64_submissions_of_four_cores(
         wait_until("64 submissions", lambda: len(submitted.findall((tmp_path / "said").read_text())) >= 64, 300)
         # One look after all submissions: Snakemake has then asked for every shard.
         wait_until("they are in the queue", lambda: len(queue("JobID")) >= 64)
-        jobs = queue("NumCPUs", "MinMemory")
+        jobs = queue("NumCPUs", "MinMemory", "TimeLimit")
     finally:
         working.kill()
         working.wait()
     assert len(jobs) == 64
-    assert set(map(tuple, jobs)) == {("4", "4G")}
+    assert set(map(tuple, jobs)) == {("1", "1G", "2:40:00")}
     assert len(submitted.findall((tmp_path / "said").read_text())) == 64
 
 
@@ -72,14 +72,16 @@ def test_a_shard_that_fails_costs_its_finished_siblings_nothing(
     # One picture of the drawn archives is cut off, and no shard may hold any such one now.
     plan = clone.folder / "config" / "plans" / "steps.yaml"
     plan.write_text(plan.read_text().replace("max_broken_percent: 5", "max_broken_percent: 0"))
-    for path in folder.glob("train-*"):
-        path.unlink()
     (clone.folder / "results/steps/manifest.json").unlink()
     command = ["snakemake", "data", "--profile", "slurm", "--config", "plan=steps"]
-    failed = clone.run(*command)
-    assert failed.returncode != 0
-    finished = [name for name in names if (folder / f"{name}.json").exists()]
-    assert len(finished) == 3, failed.stderr
+    finished: list[str] = []
+    while not finished:  # they are made in any order, and the bad one may be the first
+        for path in folder.glob("train-*"):
+            path.unlink()
+        failed = clone.run(*command)
+        assert failed.returncode != 0
+        finished = [name for name in names if (folder / f"{name}.json").exists()]
+    assert len(finished) < len(names)
     before = {name: (folder / f"{name}.tar").stat().st_mtime_ns for name in finished}
     plan.write_text(plan.read_text().replace("max_broken_percent: 0", "max_broken_percent: 5"))
     done = clone.run(*command)

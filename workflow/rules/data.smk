@@ -65,7 +65,7 @@ rule shard:
         "shard"
     resources:
         mem_mb=1024,
-        # A profile may limit how many a job makes at a time.
+        # Of a job of many: a profile says how many it makes at a time.
         shards_at_once=1,
     params:
         folder=lambda wildcards, output: os.path.dirname(output[0]),
