@@ -23,7 +23,7 @@ SITE = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """The cluster, brought up for the tests, and taken away again; one that is up already stays."""
     was_up = local_cluster.find() is not None
@@ -78,7 +78,7 @@ def copied(clone: Clone, folder: Path) -> Clone:
     return Clone(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prepared(cluster: Cluster, site_clone: Callable[[str], Clone]) -> Clone:
     """A clone with `steps`' shards made."""
     clone = site_clone("prepared")
@@ -88,7 +88,7 @@ def prepared(cluster: Cluster, site_clone: Callable[[str], Clone]) -> Clone:
     return clone
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def undisturbed(prepared: Clone, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The records of the runs as this machine alone trains them, with as many processes, and nothing disturbs them."""
     clone = copied(prepared, tmp_path_factory.mktemp("undisturbed"))

@@ -1,0 +1,1 @@
+"""A package, so that its cluster is gone before other tests run."""
