@@ -34,7 +34,7 @@ class Outcome:
 
     Attributes:
         status: the first exit status that is not 0, or else 0; 1 where a watch judged.
-        was_told: this process was itself told to stop, and passed it on.
+        was_told: this process was itself told to stop, and passed it on; SIGUSR1 asks to save, and to go on later.
         is_lost: a process was lost: another start may well go on.
     """
 
@@ -111,7 +111,7 @@ def _run(
             failure = _first_failure(running, watch, on_exit, grace_s)
     finally:
         verdict = watch.close()
-    was_told = any(number in FORWARDED for number in heard)
+    was_told = any(number in (signal.SIGTERM, signal.SIGINT) for number in heard)
     if verdict is not None and verdict.line is not None:
         return Outcome(EXIT_FAILED, was_told, verdict.is_lost)
     return Outcome(failure, was_told, is_lost=failure > BY_SIGNAL)

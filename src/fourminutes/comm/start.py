@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -76,9 +75,9 @@ def start(
 ) -> NoReturn:
     """Run `command` as so many processes, and exit with its status; see `start_command` and `comm.local`.
 
-    With a `lease`, one start at a time: another one that lives is waited for. In a Slurm job a start that was
-    interrupted by a signal to its processes alone (as before a time limit, by ``--signal``), or that lost a process,
-    puts the job back into the queue. One that was itself told to stop doesn't: who told it knows what comes next.
+    With a `lease`, one start at a time: another one that lives is waited for. And in a Slurm job a start that SIGUSR1
+    interrupted (as before a time limit, by ``--signal``), or that lost a process, puts the job back into the queue. One
+    that was itself told to stop otherwise doesn't: who told it knows what comes next.
 
     Raises:
         UserError: several nodes are asked for outside of a Slurm job, or there is no such command.
@@ -90,10 +89,10 @@ def start(
     if job is not None and processes > 1 and job.isdecimal():
         port = free_port(LISTENING_PORTS[int(job) % len(LISTENING_PORTS)])
         environ = {"MASTER_PORT": str(port)} | environ
-    with ExitStack() as stack:
-        own = stack.enter_context(held(lease, waits=True, on_taken=_end_this)) if lease is not None else None
-        environ |= {LEASE: own.start} if own is not None else {}
-        outcome = _run(line, command, processes, environ)
+    if lease is None:
+        sys.exit(_run(line, command, processes, environ).status)
+    with held(lease, waits=True, on_taken=_end_this) as own:
+        outcome = _run(line, command, processes, environ | {LEASE: own.start})
         if job is not None and state is not None and not is_in_step() and not outcome.was_told:
             _go_on(job, state, outcome, own)
     sys.exit(outcome.status)
@@ -109,14 +108,13 @@ def _run(line: Sequence[str] | None, command: Sequence[str], processes: int, env
         raise UserError(f"{name}: no such command; is the environment that has it active?") from error
 
 
-def _go_on(job: str, state: JobState, outcome: Outcome, own: Held | None) -> None:
+def _go_on(job: str, state: JobState, outcome: Outcome, own: Held) -> None:
     """Put the job back into the queue where another start is worth it; Slurm then ends this process."""
-    losses = (own.began.losses if own is not None else 0) + 1 if outcome.is_lost else 0
+    losses = own.began.losses + 1 if outcome.is_lost else 0
     if losses >= MOST_LOSSES:
         _say(f"a process was lost in {losses} starts in a row; job {job} does not go back into the queue")
     elif outcome.is_lost or outcome.status == EXIT_INTERRUPTED:
-        if own is not None:
-            own.leave(losses=losses)
+        own.leave(losses=losses)
         why_not = requeue(job, state.restarts)
         if why_not is None:
             _say(f"job {job} goes back into the queue, to go on from its last checkpoint")
