@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fourminutes.comm.lease import LEASE, Lease, held
-from fourminutes.errors import RunFailed, UserError
+from fourminutes.errors import Interrupted, RunFailed, UserError
 
 HOLD = """
 import sys
@@ -126,6 +126,20 @@ def test_losses_are_counted_until_a_start_ends_in_another_way(path: Path) -> Non
     written(path, born=1)
     with held(path, waits=False) as own:
         assert own.began.losses == 0, "of another job's, none is counted"
+    assert not path.exists()
+
+
+def test_of_a_failure_the_next_start_is_told(path: Path) -> None:
+    with pytest.raises(RunFailed), held(path, waits=False) as failed:
+        raise RunFailed("the run diverged")
+    with held(path, waits=False):
+        assert [start.start for start in read(path).silent] == [failed.start]
+
+
+@pytest.mark.parametrize("error", [Interrupted("saved"), UserError("no such run")])
+def test_what_has_said_its_last_word_leaves_nothing(path: Path, error: Exception) -> None:
+    with pytest.raises(type(error)), held(path, waits=False):
+        raise error
     assert not path.exists()
 
 

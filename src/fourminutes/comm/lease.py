@@ -23,7 +23,7 @@ from pathlib import Path
 from pydantic import Field
 
 from fourminutes.comm.slurm import NoAnswer, cancel_if_pending, look_up, own_job
-from fourminutes.errors import RunFailed, UserError
+from fourminutes.errors import Interrupted, RunFailed, UserError
 from fourminutes.files import clear_write_errors
 from fourminutes.record import Record, utc_now, write_record
 
@@ -60,7 +60,8 @@ class Lease(Record):
 
     holder: Start
     losses: int = Field(0, description="starts in a row before the next one that ended since a process was lost")
-    silent: tuple[Start, ...] = Field((), description="earlier starts that ended without a word, the oldest first")
+    silent: tuple[Start, ...] = Field((), description="earlier starts that left no last word, the oldest first")
+    has_failed: bool = Field(False, description="the holder has ended, by a failure")
 
 
 @dataclass
@@ -93,10 +94,16 @@ class Held:
         write_record(self.path, self.began.model_copy(update={"losses": losses}))
         self.stays = True
 
+    def fail(self) -> None:
+        """Nobody is at it any more; leave what is to be told."""
+        if self._taken_by() is None:
+            with suppress(UserError, OSError):
+                write_record(self.path, self.began.model_copy(update={"has_failed": True}))
+        self.stays = True
+
     def release(self) -> None:
         """Nobody is at it any more, and nothing is left to tell."""
-        now = _read(self.path)
-        if now is not None and now.holder.start == self.start:
+        if not self.stays and self._taken_by() is None:
             self.path.unlink(missing_ok=True)
 
     def renew(self) -> bool:
@@ -117,7 +124,7 @@ class Held:
 def held(path: Path, *, waits: bool, on_taken: Callable[[], None] | None = None) -> Iterator[Held]:
     """Hold the lease for the length of the block, or use that of whoever started this process.
 
-    It is released at the end, but not after an end without a word, by which others know what happened.
+    It is released at the end. After a failure, and an end without a word, it tells the next start of this one.
 
     Args:
         path: its file.
@@ -138,10 +145,16 @@ def held(path: Path, *, waits: bool, on_taken: Callable[[], None] | None = None)
     threading.Thread(target=_keep, args=(own, over, on_taken), name="lease", daemon=True).start()
     try:
         yield own
+    except (Interrupted, UserError):
+        own.release()
+        raise
+    except Exception:
+        own.fail()
+        raise
+    else:
+        own.release()
     finally:
         over.set()
-        if not own.stays:
-            own.release()
 
 
 def _keep(own: Held, over: threading.Event, on_taken: Callable[[], None] | None) -> None:
@@ -233,6 +246,8 @@ def _lives(path: Path, lease: Lease | None) -> bool:
     """Whether whoever wrote it is at work."""
     if lease is None:
         return _age_s(path) < _OLD_S
+    if lease.has_failed:
+        return False
     holder = lease.holder
     if holder.job is not None and (answer := _lives_by_slurm(path, holder)) is not None:
         return answer

@@ -15,7 +15,7 @@ from fourminutes.comm.launch import LISTENING_PORTS
 from fourminutes.comm.lease import LEASE, Held, held
 from fourminutes.comm.local import Outcome, free_port, run_here, run_step
 from fourminutes.comm.slurm import JobState, NoAnswer, is_in_step, look_up, own_job, requeue
-from fourminutes.errors import EXIT_INTERRUPTED, UserError
+from fourminutes.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, UserError
 
 ASKED = "FOURMINUTES_ASKED"
 """The environment variable that says since when a run is asked for, in UTC: a record written since then answers it."""
@@ -93,6 +93,8 @@ def start(
         sys.exit(_run(line, command, processes, environ).status)
     with held(lease, waits=True, on_taken=_end_this) as own:
         outcome = _run(line, command, processes, environ | {LEASE: own.start})
+        if outcome.status not in (0, EXIT_BAD_INPUT, EXIT_INTERRUPTED):
+            own.fail()
         if job is not None and state is not None and not is_in_step() and not outcome.was_told:
             _go_on(job, state, outcome, own)
     sys.exit(outcome.status)
