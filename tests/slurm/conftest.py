@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ SITE = {
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """The cluster, brought up for the tests, and taken away again; one that is up already stays."""
+    os.environ.pop("SLURM_CONF", None)  # of another Slurm
     was_up = local_cluster.find() is not None
     try:
         made = local_cluster.up()
@@ -47,7 +47,7 @@ def idle_cluster(cluster: Cluster) -> Iterator[Cluster]:
 
 
 def _clear(cluster: Cluster) -> None:
-    subprocess.run(["scancel", "--user", str(os.geteuid())], check=True)
+    cluster.cancel_all()
     for node in cluster.nodes:
         if cluster.state(node).startswith("down"):
             cluster.up(node)

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from slurm.conftest import copied
-from support.clone import Clone, wait_until
+from support.clone import Clone, wait_until, working
 from support.cluster import Cluster
 from support.cluster import wait_until as wait_until_slurm
 from support.steps import job_of, log_of, logs, record_of, step_of, train
@@ -19,17 +19,10 @@ def state_of(job: str) -> str:
     return subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def started(clone: Clone, run: str, said: Path) -> subprocess.Popen[bytes]:
-    with said.open("w") as file:
-        return subprocess.Popen(train(run), cwd=clone.folder, env=clone.environ(), stdout=file, stderr=file)
-
-
 def killed_in_mid_run(clone: Clone, run: str) -> str:
     """Start Snakemake, kill it as soon as its job has a checkpoint, and unlock; returns the job, which is suspended."""
-    working = started(clone, run, clone.folder / "first")
-    wait_until(working, lambda: step_of(clone, run) >= 6)
-    working.kill()
-    working.wait()
+    with working(clone, train(run), clone.folder / "first") as snakemake:
+        wait_until(snakemake, lambda: step_of(clone, run) >= 6)
     job = job_of(clone, run)
     subprocess.run(["scontrol", "suspend", job], check=True)
     unlocked = clone.run("snakemake", "--unlock", "--config", "plan=steps")
@@ -42,10 +35,10 @@ def test_a_second_submission_waits_for_the_first_and_takes_its_record(
 ) -> None:
     clone = copied(prepared, tmp_path)
     job = killed_in_mid_run(clone, "short")
-    second = started(clone, "short", tmp_path / "second")
-    wait_until(second, lambda: "is at this run; waiting for it" in log_of(clone, "short"))
-    subprocess.run(["scontrol", "resume", job], check=True)
-    assert second.wait(400) == 0, (tmp_path / "second").read_text()[-3000:] + logs(clone)
+    with working(clone, train("short"), tmp_path / "second") as second:
+        wait_until(second, lambda: "is at this run; waiting for it" in log_of(clone, "short"))
+        subprocess.run(["scontrol", "resume", job], check=True)
+        assert second.wait(400) == 0, (tmp_path / "second").read_text()[-3000:] + logs(clone)
     log = log_of(clone, "short")
     assert f"fourminutes: job {job} on " in log
     assert f"run short: job {job} has finished it meanwhile; nothing is left to do" in log
@@ -62,11 +55,11 @@ def test_a_second_submission_goes_on_where_the_first_is_interrupted_with_the_sam
     job = killed_in_mid_run(clone, "tuned")
     (tuning,) = clone.folder.glob("work/steps/tuned-*/tuning.json")
     frozen = tuning.read_text()
-    second = started(clone, "tuned", tmp_path / "second")
-    wait_until(second, lambda: "is at this run; waiting for it" in log_of(clone, "tuned"))
-    subprocess.run(["scontrol", "resume", job], check=True)
-    subprocess.run(["scancel", "--signal=USR1", job], check=True)
-    assert second.wait(400) == 0, (tmp_path / "second").read_text()[-3000:] + logs(clone)
+    with working(clone, train("tuned"), tmp_path / "second") as second:
+        wait_until(second, lambda: "is at this run; waiting for it" in log_of(clone, "tuned"))
+        subprocess.run(["scontrol", "resume", job], check=True)
+        subprocess.run(["scancel", "--signal=USR1", job], check=True)
+        assert second.wait(400) == 0, (tmp_path / "second").read_text()[-3000:] + logs(clone)
     record = record_of(clone, "tuned")
     first, last = record["sessions"]
     assert (first["job"], first["ended"], first["why"]) == (job, "interrupted", "SIGUSR1")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from slurm.conftest import copied
-from support.clone import Clone
+from support.clone import Clone, working
 from support.cluster import Cluster, wait_until
 
 PLAN = """
@@ -46,18 +46,13 @@ def test_1024_shards_are_64_submissions_of_a_core_and_a_shards_memory(
     (clone.folder / folder).mkdir(parents=True)
     (clone.folder / folder / "index.parquet").touch()
     shards = [f"{folder}/train-{shard:05d}-of-01024.tar" for shard in range(1024)]
-    with (tmp_path / "said").open("w") as said:
-        line = ["snakemake", *shards, "--profile", "slurm", "--jobs", "1000", "--config", "plan=many"]
-        working = subprocess.Popen(line, cwd=clone.folder, env=clone.environ(), stdout=said, stderr=said)
-    try:
-        submitted = re.compile("has been submitted with SLURM jobid")
+    line = ["snakemake", *shards, "--profile", "slurm", "--jobs", "1000", "--config", "plan=many"]
+    submitted = re.compile("has been submitted with SLURM jobid")
+    with working(clone, line, tmp_path / "said"):
         wait_until("64 submissions", lambda: len(submitted.findall((tmp_path / "said").read_text())) >= 64, 300)
         # One look after all submissions: Snakemake has then asked for every shard.
         wait_until("they are in the queue", lambda: len(queue("JobID")) >= 64)
         jobs = queue("NumCPUs", "MinMemory", "TimeLimit")
-    finally:
-        working.kill()
-        working.wait()
     assert len(jobs) == 64
     assert set(map(tuple, jobs)) == {("1", "1G", "2:40:00")}
     assert len(submitted.findall((tmp_path / "said").read_text())) == 64

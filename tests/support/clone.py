@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,18 @@ class Clone:
         return subprocess.Popen(
             command, cwd=self.folder, env=_environ(), stdout=silent, stderr=silent, start_new_session=True
         )
+
+
+@contextmanager
+def working(clone: Clone, command: Sequence[str], said: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in the clone beside the block, whose end is its end too; what it says goes to a file."""
+    with said.open("w") as file:
+        process = subprocess.Popen(command, cwd=clone.folder, env=clone.environ(), stdout=file, stderr=file)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def wait_until(process: subprocess.Popen[bytes], holds: Callable[[], bool]) -> None:

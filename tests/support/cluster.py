@@ -65,6 +65,10 @@ class Cluster:
             _call("scontrol", "update", f"NodeName={node}", "State=RESUME")
         wait_until(f"{node} is back", lambda: self.state(node) in ("idle", "mixed", "allocated"))
 
+    def cancel_all(self) -> None:
+        """Cancel every job."""
+        _call("scancel", "--user", str(os.geteuid()))
+
     def wait_until_idle(self) -> None:
         """Wait until no node has anything to do.
 
@@ -89,7 +93,8 @@ class Cluster:
 
 def find() -> Cluster | None:
     """The cluster, if it is up."""
-    if not STATE.is_dir() or _call_status("scontrol", "ping") != 0:
+    # Another Slurm may answer, where one was installed since: it is nobody's to test with.
+    if not STATE.is_dir() or not _is_ours(CONFIG) or _call_status("scontrol", "ping") != 0:
         return None
     has_hosts = (STATE / "namespaces").exists()
     return Cluster(hosts={host.name: host for host in NETWORK.hosts(COUNT)} if has_hosts else {})
@@ -294,7 +299,17 @@ def _inside() -> list[int]:
     for host in NETWORK.hosts(COUNT):
         listed = subprocess.run(["ip", "netns", "pids", host.namespace], capture_output=True, text=True, check=False)
         pids += [int(pid) for pid in listed.stdout.split()]
-    return pids
+    return pids + [pid for node in Cluster().nodes if _is_ours(CONFIG) for pid in processes_of(node)]
+
+
+def processes_of(node: str) -> list[int]:
+    """The processes of jobs on a node, as their environment tells."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"SLURMD_NODENAME={node}" in (folder / "environ").read_bytes().decode(errors="replace").split("\0"):
+                found.append(int(folder.name))
+    return found
 
 
 def _kill(pid_file: Path, number: signal.Signals) -> None:
@@ -313,11 +328,16 @@ def _kill_all(pids: Iterable[int]) -> None:
 
 
 def _call(*line: str) -> str:
-    return subprocess.run(line, check=True, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(line, check=True, capture_output=True, text=True, timeout=60, env=_ours()).stdout
 
 
 def _call_status(*line: str) -> int:
-    return subprocess.run(line, check=False, capture_output=True, timeout=60).returncode
+    return subprocess.run(line, check=False, capture_output=True, timeout=60, env=_ours()).returncode
+
+
+def _ours() -> dict[str, str]:
+    """An environment in which Slurm's commands speak to this cluster."""
+    return os.environ | {"SLURM_CONF": str(CONFIG)}
 
 
 def main() -> int:

@@ -25,8 +25,8 @@ defaults:
   schedule: {base_rate: 0.05}
   checkpoint: {every_steps: 3}
 runs:
-  short: {epochs: 25}
-  long: {epochs: 90}
+  short: {epochs: 40}
+  long: {epochs: 120}
   tuned: {epochs: 40, reduce: {algorithm: auto}}
 """
 

@@ -1,9 +1,10 @@
 """One start of a run at a time: a small file that says who is at it, kept young while they are.
 
-A second start waits, or ends at once, as long as the first one lives: its Slurm job runs (squeue says so), its process
-is on this machine, or its lease is young. One that ended without a word is taken over from at once where that can be
-known. Should the first one live after all, as on a node that only Slurm cannot reach, it finds that the lease is no
-longer its own, at the latest before it would let a checkpoint count, and ends.
+A second start waits, or ends at once, as long as the first one lives: its Slurm job runs (squeue says so) and its lease
+is renewed, its process is on this machine, or, elsewhere, its lease is young. One that ended without a word is taken
+over from at once where that can be known. Should the first one live after all, as on a node that only Slurm cannot
+reach, it finds within seconds that the lease is no longer its own, at the latest before it would let a checkpoint
+count, and ends.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+import signal
 import sys
 import tempfile
 import threading
@@ -34,6 +36,8 @@ RENEW_S = 10.0
 # Longer than file systems keep what they know of a file's age, and than a holder is ever held up.
 _OLD_S = 90.0
 _LOOK_EVERY_S = 5.0
+# Who claims a place has it within this.
+_CLAIMED_FOR_S = 0.2
 _SAY_EVERY_S = 600.0
 
 
@@ -46,7 +50,9 @@ class Start(Record):
     process: int = Field(description="process that holds the lease")
     born: int | None = Field(description="when the kernel began that process, in its ticks; null where it says nothing")
     job: str | None = Field(description="id of its Slurm job; null outside of one")
-    restarts: int = Field(0, description="how often Slurm had put that job back into the queue")
+    restarts: int | None = Field(
+        None, description="how often Slurm had put that job back into the queue; null where it did not say"
+    )
 
     @property
     def words(self) -> str:
@@ -91,8 +97,9 @@ class Held:
 
     def leave(self, *, losses: int) -> None:
         """The job goes back into the queue: leave that to be known, and how many starts in a row lost a process."""
-        write_record(self.path, self.began.model_copy(update={"losses": losses}))
-        self.stays = True
+        if self._taken_by() is None:
+            write_record(self.path, self.began.model_copy(update={"losses": losses}))
+            self.stays = True
 
     def fail(self) -> None:
         """Nobody is at it any more; leave what is to be told."""
@@ -104,6 +111,8 @@ class Held:
     def release(self) -> None:
         """Nobody is at it any more, and nothing is left to tell."""
         if not self.stays and self._taken_by() is None:
+            for claim in self.path.parent.glob(f"{self.path.name}.*"):
+                claim.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
 
     def renew(self) -> bool:
@@ -130,19 +139,23 @@ def held(path: Path, *, waits: bool, on_taken: Callable[[], None] | None = None)
         path: its file.
         waits: whether to wait for another start that lives; of one whose job stands in the queue again, this start
             then takes the place, and the job is cancelled.
-        on_taken: is called, in another thread and once, when another start has taken over.
+        on_taken: is called, in another thread and once, when another start has taken over; by default this process
+            is told to end, by SIGTERM.
 
     Raises:
         UserError: another start lives, and this one does not wait; or the file cannot be written.
     """
-    given = os.environ.get(LEASE)
-    if given is not None and (lease := _read(path)) is not None and lease.holder.start == given:
-        yield Held(path, given, lease)
-        return
-    lease = _acquired(path, waits=waits)
-    own = Held(path, lease.holder.start, lease)
+    own = _given(path)
+    is_given = own is not None
+    own = own or _acquired(path, waits=waits)
     over = threading.Event()
-    threading.Thread(target=_keep, args=(own, over, on_taken), name="lease", daemon=True).start()
+    threading.Thread(target=_keep, args=(own, over, on_taken or _end_this), name="lease", daemon=True).start()
+    if is_given:  # whoever gave it ends it
+        try:
+            yield own
+        finally:
+            over.set()
+        return
     try:
         yield own
     except (Interrupted, UserError):
@@ -157,20 +170,33 @@ def held(path: Path, *, waits: bool, on_taken: Callable[[], None] | None = None)
         over.set()
 
 
-def _keep(own: Held, over: threading.Event, on_taken: Callable[[], None] | None) -> None:
+def _given(path: Path) -> Held | None:
+    """The lease as whoever started this process has handed it on; None where nobody has."""
+    given = os.environ.get(LEASE)
+    lease = _read(path) if given is not None else None
+    return Held(path, lease.holder.start, lease) if lease is not None and lease.holder.start == given else None
+
+
+def _keep(own: Held, over: threading.Event, on_taken: Callable[[], None]) -> None:
     while not over.wait(RENEW_S):
         if not own.renew():
-            if on_taken is not None:
-                on_taken()
+            on_taken()
             return
 
 
-def _acquired(path: Path, *, waits: bool) -> Lease:
+def _end_this() -> None:
+    """Another start has taken over: end as if told to."""
+    print("fourminutes: another start of this run has taken over; this one ends", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _acquired(path: Path, *, waits: bool) -> Held:
     """The lease as this start's own."""
+    start, aging = _this_start(), _Aging(path)
     said_s = -_SAY_EVERY_S
     while True:
         before = _read(path)
-        if path.exists() and _lives(path, before):
+        if path.exists() and _lives(before, aging):
             who = before.holder.words if before else "another start"
             if not waits:
                 raise UserError(f"{path}: {who} is at this run; wait until it has ended, or end it first")
@@ -178,12 +204,10 @@ def _acquired(path: Path, *, waits: bool) -> Lease:
                 said_s = time.monotonic()
                 print(f"fourminutes: {who} is at this run; waiting for it", file=sys.stderr, flush=True)
             time.sleep(_LOOK_EVERY_S)
-            continue
-        lease = _next(before)
-        if _placed(path, lease, is_new=not path.exists()):
+        elif (lease := _taken_over(path, before, start)) is not None:
             if waits and before is not None:
                 _withdraw(before.holder)
-            return lease
+            return Held(path, start.start, lease)
 
 
 def _withdraw(holder: Start) -> None:
@@ -193,15 +217,12 @@ def _withdraw(holder: Start) -> None:
             print(f"fourminutes: job {holder.job}, in the queue again for this run, is cancelled", file=sys.stderr)
 
 
-def _next(before: Lease | None) -> Lease:
-    """The lease of this process, after `before`, which ended without a word (None: there is none)."""
-    job = own_job()
-    restarts = 0
+def _this_start() -> Start:
+    job, restarts = own_job(), None
     if job is not None:
         with suppress(NoAnswer):
-            state = look_up(job)
-            restarts = state.restarts if state else 0
-    start = Start(
+            restarts = state.restarts if (state := look_up(job)) else None
+    return Start(
         start=secrets.token_hex(4),
         started=utc_now(),
         host=platform.node(),
@@ -210,28 +231,77 @@ def _next(before: Lease | None) -> Lease:
         job=job,
         restarts=restarts,
     )
+
+
+def _taken_over(path: Path, before: Lease | None, start: Start) -> Lease | None:
+    """The lease of `start`, after that of `before`, which has ended; None where another start was faster.
+
+    Of those that would follow one holder only one can make the file that claims its place, or the first lease.
+    """
+    with clear_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if before is None and not path.exists():
+            lease = Lease(holder=start)
+            return lease if _made(path, lease.model_dump_json(indent=1)) else None
+        claim = path.with_name(f"{path.name}.{before.holder.start if before else 'unreadable'}")
+        if not _made(claim, ""):
+            _drop_if_old(claim)
+            time.sleep(_CLAIMED_FOR_S)
+            return None
+        if _read(path) != before or not path.exists():  # it was released meanwhile
+            claim.unlink(missing_ok=True)
+            return None
+        lease = _after(before, start)
+        write_record(path, lease)
+        return lease
+
+
+def _after(before: Lease | None, start: Start) -> Lease:
+    """The lease of a start that follows one which left no last word; None: nobody knows which."""
     if before is None:
         return Lease(holder=start)
-    is_same_job = before.holder.job is not None and before.holder.job == job
+    is_same_job = before.holder.job is not None and before.holder.job == start.job
     losses = before.losses if is_same_job else 0
     return Lease(holder=start, losses=losses, silent=(*before.silent, before.holder))
 
 
-def _placed(path: Path, lease: Lease, *, is_new: bool) -> bool:
-    """Whether the file is this start's now: where there is none yet, only one start can make it."""
-    if is_new:
-        with clear_write_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                file = path.open("x")
-            except FileExistsError:
-                return False
-            with file:
-                file.write(lease.model_dump_json(indent=1))
-        return True
-    write_record(path, lease)
-    now = _read(path)  # two may have found the same one ended; the later stays
-    return now is not None and now.holder.start == lease.holder.start
+def _made(path: Path, text: str) -> bool:
+    """Whether this process has made the file; not, where it was there."""
+    try:
+        with path.open("x") as file:
+            file.write(text)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _drop_if_old(claim: Path) -> None:
+    """Whoever made it died before the lease was its own."""
+    if _age_s(claim) >= _OLD_S:
+        claim.unlink(missing_ok=True)
+
+
+class _Aging:
+    """How long a lease has not been renewed, as this process sees it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._renewed_ns: int | None = None
+        self._since_s = time.monotonic()
+
+    @property
+    def unchanged_s(self) -> float:
+        """Time, by this process's own clock, in which no look has found it renewed; 0 at the first."""
+        with suppress(OSError):
+            now_ns = self.path.stat().st_mtime_ns
+            if now_ns != self._renewed_ns:
+                self._renewed_ns, self._since_s = now_ns, time.monotonic()
+        return time.monotonic() - self._since_s
+
+    @property
+    def is_old(self) -> bool:
+        """Whether nobody renews it, by the file's own age where that says so at once."""
+        return self.unchanged_s >= _OLD_S or _age_s(self.path) >= _OLD_S
 
 
 def _read(path: Path) -> Lease | None:
@@ -242,33 +312,36 @@ def _read(path: Path) -> Lease | None:
         return None
 
 
-def _lives(path: Path, lease: Lease | None) -> bool:
+def _lives(lease: Lease | None, aging: _Aging) -> bool:
     """Whether whoever wrote it is at work."""
     if lease is None:
-        return _age_s(path) < _OLD_S
+        return not aging.is_old
     if lease.has_failed:
         return False
     holder = lease.holder
-    if holder.job is not None and (answer := _lives_by_slurm(path, holder)) is not None:
+    if holder.job is not None and (answer := _lives_by_slurm(holder, aging)) is not None:
         return answer
-    if holder.host == platform.node():
-        return _born(holder.process) == holder.born if holder.born is not None else _age_s(path) < _OLD_S
-    return _age_s(path) < _OLD_S
+    if holder.host == platform.node() and holder.born is not None:
+        return _born(holder.process) == holder.born
+    return not aging.is_old
 
 
-def _lives_by_slurm(path: Path, holder: Start) -> bool | None:
+def _lives_by_slurm(holder: Start, aging: _Aging) -> bool | None:
     """By what Slurm says of its job; None where that decides nothing."""
     assert holder.job is not None
     try:
         state = look_up(holder.job)
     except NoAnswer:
         return None
-    if state is None or not state.is_living or state.restarts != holder.restarts:
+    if state is None or not state.is_living:
+        return False
+    if holder.restarts is not None and state.restarts != holder.restarts:
         return False
     if holder.job == own_job():
         return None  # two starts in one job: by their processes
-    # The job may go on with other work after the start has died.
-    return state.state == "SUSPENDED" or _age_s(path) < _OLD_S
+    # The job may go on with other work after the start has died. What was suspended may not have come round yet, so
+    # that the file's own age says nothing.
+    return state.state == "SUSPENDED" or aging.unchanged_s < _OLD_S
 
 
 def _age_s(path: Path) -> float:

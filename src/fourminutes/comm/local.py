@@ -22,6 +22,7 @@ from fourminutes.errors import EXIT_FAILED, UserError
 # What a process that a signal ended has for a status, less the signal's number.
 BY_SIGNAL = 128
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_ALL: Mapping[int, int] = {number: number for number in FORWARDED}
 # Processes that fail alike end within this of one another; later than that they wait for a peer that is gone.
 GRACE_S = 10.0
 # After a verdict processes leave by themselves; SIGTERM comes after this, and SIGKILL after as much again.
@@ -71,11 +72,17 @@ def run_here(
 
 
 def run_step(
-    command: Sequence[str], processes: int, environ: Mapping[str, str], *, grace_s: float = GRACE_S
+    command: Sequence[str],
+    processes: int,
+    environ: Mapping[str, str],
+    *,
+    is_srun: bool = False,
+    grace_s: float = GRACE_S,
 ) -> Outcome:
     """Run `command`, which starts so many processes itself, on other machines too.
 
-    Signals are passed on and a `Watch` is kept, as by `run_here`; ending a step's processes is left to `command`.
+    Signals are passed on and a `Watch` is kept, as by `run_here`; ending a step's processes is left to `command`. Where
+    that is srun, it gets SIGUSR1 for a SIGTERM: it would not pass that on, but kill its processes at once.
 
     Raises:
         FileNotFoundError: there is no such command.
@@ -84,7 +91,10 @@ def run_step(
     own = {**environ, BOARD: watch.at(platform.node())}
     # A terminal itself tells all processes of its foreground, and srun takes the second Ctrl-C for the wish to kill.
     kept = (signal.SIGINT,) if _is_at_terminal() else ()
-    return _run([(command, own)], watch, lambda number, code: None, grace_s, kept)
+    passed_on: dict[int, int] = {number: number for number in FORWARDED if number not in kept}
+    if is_srun:
+        passed_on[signal.SIGTERM] = signal.SIGUSR1
+    return _run([(command, own)], watch, lambda number, code: None, grace_s, passed_on)
 
 
 def _run(
@@ -92,17 +102,17 @@ def _run(
     watch: Watch,
     on_exit: Callable[[int, int], None],
     grace_s: float,
-    kept: Sequence[int] = (),
+    passed_on: Mapping[int, int] = _ALL,
 ) -> Outcome:
     """Run every command, each with its environment, to the end of all; `on_exit` hears of each, by number and code.
 
-    Signals in `kept` are not passed on.
+    Of signals, those in `passed_on` are, as what they map to.
     """
     running: dict[int, int] = {}
     # What comes while they are being started is held back until all are there to receive it.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     try:
-        with _signals_to(running, kept) as heard:
+        with _signals_to(running, passed_on) as heard:
             try:
                 for number, (command, environ) in enumerate(lines):
                     running[os.posix_spawnp(command[0], list(command), environ, setsigmask=mask)] = number
@@ -137,8 +147,8 @@ def _end_soon(verdict: Verdict) -> None:
 
 
 @contextmanager
-def _signals_to(running: dict[int, int], kept: Sequence[int]) -> Iterator[list[int]]:
-    """Pass signals on to `running`, and have the alarm end them: by SIGTERM at first, then by SIGKILL.
+def _signals_to(running: dict[int, int], passed_on: Mapping[int, int]) -> Iterator[list[int]]:
+    """Pass signals on to `running`, as what they map to; have the alarm end them, by SIGTERM at first, then by SIGKILL.
 
     Gives the signals that have come.
     """
@@ -147,10 +157,10 @@ def _signals_to(running: dict[int, int], kept: Sequence[int]) -> Iterator[list[i
 
     def send(number: int, frame: FrameType | None) -> None:
         heard.append(number)
-        passed_on = next(endings) if number == signal.SIGALRM else number
-        for process in () if number in kept else tuple(running):
+        told = next(endings) if number == signal.SIGALRM else passed_on.get(number, 0)
+        for process in tuple(running):
             with suppress(ProcessLookupError):  # it has just ended
-                os.kill(process, passed_on)
+                os.kill(process, told)  # 0 tells nothing
 
     before = {number: signal.signal(number, send) for number in (*FORWARDED, signal.SIGALRM)}
     try:

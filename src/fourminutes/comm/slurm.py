@@ -41,7 +41,9 @@ class JobState:
 
 
 def own_job(environ: Mapping[str, str] = os.environ) -> str | None:
-    """The id of the job that this process is part of; None outside of one."""
+    """The id of the job that this process is part of, of an array's task as ``7_3``; None outside of one."""
+    if "SLURM_ARRAY_JOB_ID" in environ and "SLURM_ARRAY_TASK_ID" in environ:
+        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
     return environ.get("SLURM_JOB_ID") or environ.get("SLURM_JOBID")
 
 

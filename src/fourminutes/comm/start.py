@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -86,17 +86,17 @@ def start(
     job = own_job()
     state = _state_of(job)
     environ = {"OMP_NUM_THREADS": str(threads), ASKED: _asked(state)} | os.environ
-    if job is not None and processes > 1 and job.isdecimal():
-        port = free_port(LISTENING_PORTS[int(job) % len(LISTENING_PORTS)])
-        environ = {"MASTER_PORT": str(port)} | environ
+    if job is not None and processes > 1:
+        number = int("".join(re.findall("[0-9]", job)) or 0)
+        environ = {"MASTER_PORT": str(free_port(LISTENING_PORTS[number % len(LISTENING_PORTS)]))} | environ
     if lease is None:
         sys.exit(_run(line, command, processes, environ).status)
-    with held(lease, waits=True, on_taken=_end_this) as own:
+    with held(lease, waits=True) as own:
         outcome = _run(line, command, processes, environ | {LEASE: own.start})
         if outcome.status not in (0, EXIT_BAD_INPUT, EXIT_INTERRUPTED):
             own.fail()
-        if job is not None and state is not None and not is_in_step() and not outcome.was_told:
-            _go_on(job, state, outcome, own)
+        if job is not None and not is_in_step() and not outcome.was_told:
+            _go_on(job, state or _state_of(job), outcome, own)
     sys.exit(outcome.status)
 
 
@@ -104,24 +104,25 @@ def _run(line: Sequence[str] | None, command: Sequence[str], processes: int, env
     try:
         if line is None:
             return run_here(command, processes, environ)
-        return run_step(line, processes, environ)
+        return run_step(line, processes, environ, is_srun=line[0] == "srun")
     except FileNotFoundError as error:
         name = line[0] if line else command[0]
         raise UserError(f"{name}: no such command; is the environment that has it active?") from error
 
 
-def _go_on(job: str, state: JobState, outcome: Outcome, own: Held) -> None:
+def _go_on(job: str, state: JobState | None, outcome: Outcome, own: Held) -> None:
     """Put the job back into the queue where another start is worth it; Slurm then ends this process."""
     losses = own.began.losses + 1 if outcome.is_lost else 0
     if losses >= MOST_LOSSES:
         _say(f"a process was lost in {losses} starts in a row; job {job} does not go back into the queue")
     elif outcome.is_lost or outcome.status == EXIT_INTERRUPTED:
         own.leave(losses=losses)
-        why_not = requeue(job, state.restarts)
+        why_not = requeue(job, state.restarts) if state is not None else "Slurm does not answer"
         if why_not is None:
             _say(f"job {job} goes back into the queue, to go on from its last checkpoint")
             time.sleep(_ENDED_WITHIN_S)
         else:
+            own.stays = outcome.is_lost
             _say(f"job {job} does not go back into the queue: {why_not}")
 
 
@@ -141,9 +142,3 @@ def _asked(state: JobState | None) -> str:
     """Since when this is asked for: in a Slurm job since it came into the queue."""
     since = state.submitted.astimezone(UTC) if state is not None else datetime.now(UTC)
     return since.isoformat(timespec="seconds")
-
-
-def _end_this() -> None:
-    """Another start has taken over: end as if told to."""
-    _say("another start of this run has taken over; this one ends")
-    os.kill(os.getpid(), signal.SIGTERM)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,18 +112,21 @@ def train(plan: Plan, run: str) -> RunRecord | None:
     launch = resolve_launch()
     require_fit(f"run {run!r}", job.settings, manifest, launch)
     torch.set_num_threads(job.settings.threads)
-    with (
-        in_words(f"run {run!r}", job.settings),
-        stop_signals() as asked_to_stop,
-        lease_of(launch, plan.run_lease(run)) as lease,
-        joined(launch, job.settings),
-    ):
-        return _train(job, Place.find(launch, job.settings), asked_to_stop, lease)
+    with in_words(f"run {run!r}", job.settings), stop_signals() as asked_to_stop, joined(launch, job.settings):
+        place = Place.find(launch, job.settings)
+        with lease_of(place.ranks, plan.run_lease(run)) as lease:
+            return _train(job, place, asked_to_stop, lease)
 
 
-def lease_of(launch: Launch, path: Path) -> AbstractContextManager[Held | None]:
-    """The lease, of which rank 0 alone knows."""
-    return held(path, waits=False) if launch.is_first else nullcontext()
+@contextmanager
+def lease_of(ranks: Ranks, path: Path) -> Iterator[Held | None]:
+    """Hold the lease for the length of the block; rank 0 does, for all, and it alone gets it.
+
+    Raises:
+        UserError: another start is at work; raised on all ranks.
+    """
+    with ExitStack() as stack:
+        yield ranks.on_first(lambda: stack.enter_context(held(path, waits=False)))
 
 
 def joined(launch: Launch, settings: RunPlan) -> AbstractContextManager[None]:
@@ -173,7 +176,7 @@ def placed(settings: RunPlan, place: Place, device: torch.device) -> Placement:
 def _train(job: Job, place: Place, asked_to_stop: Callable[[], int], lease: Held | None) -> RunRecord | None:
     HERE.begin("set-up")
     require_agreement(place.ranks, place.topology.hosts, identity(job.settings, job.manifest))
-    finished = place.ranks.first(place.ranks.on_first(lambda: finished_meanwhile(job.finished, lease)))
+    finished = place.ranks.first(place.ranks.on_first(lambda: finished_meanwhile(job.finished, job.settings, lease)))
     if finished is not None:
         return place.ranks.on_first(lambda: _taken(job, finished))
     notes: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -65,13 +66,10 @@ def run_sweep(plan: Plan, name: str) -> SweepRecord | None:
     launch, run = resolve_launch(), arm.sweep.run
     require_fit(f"sweep {name!r}", run, arm.manifest, launch)
     torch.set_num_threads(run.threads)
-    with (
-        in_words(f"sweep {name!r}", run),
-        stop_signals() as asked_to_stop,
-        lease_of(launch, plan.sweep_lease(name)),
-        joined(launch, run),
-    ):
-        return _sweep(arm, Place.find(launch, run), asked_to_stop)
+    with in_words(f"sweep {name!r}", run), stop_signals() as asked_to_stop, joined(launch, run):
+        place = Place.find(launch, run)
+        with lease_of(place.ranks, plan.sweep_lease(name)):
+            return _sweep(arm, place, asked_to_stop)
 
 
 def with_value(run: RunPlan, key: str, value: float, seed: int) -> RunPlan:
@@ -99,11 +97,13 @@ def _sweep(arm: Arm, place: Place, asked_to_stop: Callable[[], int]) -> SweepRec
     arm = replace(arm, taken_over=place.ranks.first(place.ranks.on_first(lambda: _taken_over(arm))))
     made = place.ranks.first(place.ranks.on_first(lambda: _made_before(arm))) or {}
     trials: list[Trial] = []
+    made_here = 0
     bar = progress(_trial_count(arm), "trial", arm.name, enabled=place.ranks.is_first)
     try:
         for want in _wanted(arm, trials):
             known = made.pop(want, None)
-            trials.append(known or _trial(arm, want, place, asked_to_stop))
+            trials.append(known or _trial(arm, want, place, asked_to_stop, is_first=made_here == 0))
+            made_here += known is None
             bar.set_postfix(value=f"{want.value:g}", top1=f"{tune_percent(arm.tuning, trials[-1]):.1f}", refresh=False)
             bar.update()
             if known is None:
@@ -162,8 +162,12 @@ def _taken_over(arm: Arm) -> float | None:
     return source.chosen * arm.sweep.run.batch.global_batch / source.settings.batch.global_batch
 
 
-def _trial(arm: Arm, want: Want, place: Place, asked_to_stop: Callable[[], int]) -> Trial:
-    """Train once. A trial that diverges has no hits, and is in the ledger all the same."""
+def _trial(arm: Arm, want: Want, place: Place, asked_to_stop: Callable[[], int], *, is_first: bool) -> Trial:
+    """Train once. A trial that diverges has no hits, and is in the ledger all the same.
+
+    Raises:
+        RunFailed: SIGUSR1 came, as before a time limit, in the `is_first` trial of this start: so it would ever.
+    """
     settings = with_value(arm.sweep.run, arm.sweep.key, want.value, want.seed)
     start_s = time.monotonic()
     source = Input(settings, arm.manifest, arm.data.folder, place.launch, device_of(place.launch))
@@ -176,6 +180,8 @@ def _trial(arm: Arm, want: Want, place: Place, asked_to_stop: Callable[[], int])
     except RunFailed:
         diverged = True
     except Interrupted:
+        if is_first and any(place.ranks.gather(asked_to_stop() == signal.SIGUSR1)):
+            raise RunFailed(f"sweep {arm.name!r}: no trial came to its end in this job's time; give it more") from None
         raise Interrupted("interrupted; finished trials are kept; run the same command to go on") from None
     finally:
         parts.close()
