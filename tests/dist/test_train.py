@@ -67,7 +67,8 @@ def test_one_process_trains_and_evaluates_every_image_once(bench, undisturbed):
 
 def test_the_final_weights_stay_and_the_checkpoints_go(undisturbed):
     (home,) = Path("work/undisturbed").iterdir()
-    assert {path.name for path in home.iterdir()} == {BEST, FINAL}
+    assert {path.name for path in home.iterdir()} == {BEST, FINAL, "record.json"}
+    assert read_record(home / "record.json", RunRecord) == undisturbed
     weights = torch.load(home / FINAL, weights_only=True)
     assert parameter_checksum(SimpleNamespace(state_dict=lambda: weights)) == undisturbed.parameter_checksum
 

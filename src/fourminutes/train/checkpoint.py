@@ -7,6 +7,7 @@
     step-00000400/complete.json     a `Marker`, with the SHA-256 of every file above; written last
     best.pt                         weights of the best epoch so far
     final.pt                        weights of the finished run
+    record.json                     its record
 """
 
 from __future__ import annotations
