@@ -124,6 +124,24 @@ def test_down_and_drained_nodes_are_named_with_their_reason():
     assert marks(findings, "requeueing") == ["ok"]
 
 
+@pytest.mark.parametrize(
+    ("by_profile", "by_cluster", "mark"),
+    [(None, "1", "ok"), (None, "0", "note"), (True, "0", "ok"), (False, "1", "note")],
+)
+def test_whether_jobs_start_again_is_the_profiles_to_say_and_else_the_clusters(by_profile, by_cluster, mark):
+    findings = cluster_findings(cluster(JobRequeue=by_cluster), Profile(requeue=by_profile), ())
+    assert marks(findings, "requeueing") == [mark]
+
+
+@pytest.mark.parametrize(
+    ("line", "requeue"), [("slurm-requeue: true", True), ("slurm-no-requeue: true", False), ("jobs: 64", None)]
+)
+def test_the_profile_says_whether_jobs_start_again(tmp_path, line, requeue):
+    (tmp_path / "profiles" / "slurm").mkdir(parents=True)
+    (tmp_path / "profiles" / "slurm" / "profile.yaml").write_text(f"{line}\n")
+    assert read_profile(tmp_path).requeue is requeue
+
+
 def test_without_accounting_the_profile_must_ask_squeue():
     assert marks(cluster_findings(cluster(), Profile(), ()), "accounting") == ["warn"]
     assert marks(cluster_findings(cluster(), Profile("squeue"), ()), "accounting") == ["ok"]

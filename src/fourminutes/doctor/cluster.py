@@ -46,11 +46,12 @@ def _add_slurm(findings: Findings, cluster: Cluster, profile: Profile) -> None:
     if job := os.environ.get("SLURM_JOB_ID"):
         findings.add("note", "job", f"this runs inside of job {job}", "start snakemake on a login node, not in a job")
     _add_accounting(findings, cluster, profile)
-    if profile.requeue or cluster.config.get("JobRequeue") == "1":
+    by_cluster = cluster.config.get("JobRequeue") == "1"
+    if by_cluster if profile.requeue is None else profile.requeue:
         findings.add("ok", "requeueing", "a job that is interrupted is started again")
     else:
-        what = "a job that is preempted, or whose node fails, is not started again (JobRequeue = 0)"
-        findings.add("note", "requeueing", what, f"add to {PROFILE}: slurm-requeue: true")
+        what = "a job that is preempted, or whose node fails, is not started again, by the profile or the cluster"
+        findings.add("note", "requeueing", what, f"set in {PROFILE}: slurm-requeue: true")
 
 
 def _add_accounting(findings: Findings, cluster: Cluster, profile: Profile) -> None:

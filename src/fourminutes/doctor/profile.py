@@ -18,13 +18,13 @@ class Profile:
 
     Attributes:
         status_command: of the Slurm plugin; None where it is left to it.
-        requeue: whether Slurm may start jobs again.
+        requeue: whether Slurm may start jobs again; None leaves that to the cluster.
         default: resources of every job.
         of_rule: resources by rule, which win.
     """
 
     status_command: str | None = None
-    requeue: bool = False
+    requeue: bool | None = None
     default: dict[str, Any] = field(default_factory=dict)
     of_rule: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -67,10 +67,16 @@ def read_profile(folder: Path) -> Profile:
     default, of_rule = raw.get("default-resources"), raw.get("set-resources")
     return Profile(
         status_command=raw.get("slurm-status-command"),
-        requeue=raw.get("slurm-requeue") is True,
+        requeue=_may_requeue(raw),
         default=_mapping(default),
         of_rule={str(rule): _mapping(resources) for rule, resources in _mapping(of_rule).items()},
     )
+
+
+def _may_requeue(raw: dict[str, Any]) -> bool | None:
+    if raw.get("slurm-no-requeue") is True:
+        return False
+    return True if raw.get("slurm-requeue") is True else None
 
 
 def _mapping(value: Any) -> dict[str, Any]:
