@@ -374,7 +374,7 @@ def test_a_look_that_hangs_dies_or_breaks_is_a_finding_beside_the_others():
     assert [(each.group, each.mark) for each in found] == [
         ("slurm", "warn"),
         ("devices", "ok"),
-        ("archives", "warn"),
+        ("archives", "missing"),
         ("duration", "warn"),
     ]
     assert "no answer within 0.2 s" in found[0].found

@@ -15,9 +15,11 @@ from pathlib import Path
 from time import monotonic
 from typing import NoReturn
 
-from fourminutes.doctor.finding import Finding, Findings, Group, one_line
+from fourminutes.doctor.finding import Finding, Findings, Group, Mark, one_line
 
 _CLEANING_S = 3.0
+# What hangs or breaks there keeps a plan from running.
+_NO_PLAN_WITHOUT: frozenset[Group] = frozenset({"file systems", "archives"})
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def _looked(examiner: Examiner) -> list[Finding]:
 
 def _failure(group: Group, found: str) -> list[Finding]:
     findings = Findings(group)
-    findings.add("warn", group, found, "mend that, or report it, and look again")
+    mark: Mark = "missing" if group in _NO_PLAN_WITHOUT else "warn"
+    findings.add(mark, group, found, "mend that, or report it, and look again")
     return findings.all
 
 
