@@ -172,7 +172,7 @@ def _build(loopback: bool) -> Cluster:
     for folder in (STATE, STATE / "ctld", CONFIG.parent):
         folder.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(hosts={} if loopback else _make_hosts())
-    _write_hosts([(host.address, host.name) for host in cluster.hosts.values()])
+    _write_hosts([(cluster.hosts[node].address if cluster.hosts else "127.0.0.1", node) for node in cluster.nodes])
     for number in range(2):
         (STATE / f"gpu{number}").touch()
     CONFIG.write_text(_configuration(cluster))
