@@ -93,7 +93,7 @@ def assert_nobody_left(bench: Bench, processes: int = PROCESSES) -> None:
 
 def assert_saved(plan: Plan) -> None:
     """The newest checkpoint is one of those before the loss, whole for every rank."""
-    (folder,) = (plan.work / plan.name).iterdir()
+    (folder,) = (plan.work / plan.name).glob("run-*")
     saved = load_newest(folder, Ranks(0, PROCESSES, group=None))
     assert saved is not None
     assert saved.step in SAVED
