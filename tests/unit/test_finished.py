@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fourminutes.comm.lease import Held, Lease, Start
+from fourminutes.comm.holder import Lease, Start
+from fourminutes.comm.lease import Held
 from fourminutes.comm.start import ASKED
 from fourminutes.plan import RunPlan
 from fourminutes.record import Placement, Provenance, RunRecord, Session, write_record

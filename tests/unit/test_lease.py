@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from fourminutes.comm.lease import LEASE, Lease, held
+from fourminutes.comm.holder import Lease
+from fourminutes.comm.lease import LEASE, held
 from fourminutes.errors import Interrupted, RunFailed, UserError
 
 HOLD = """

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fourminutes.comm import lease as lease_module
-from fourminutes.comm.lease import Lease, Start, held
+from fourminutes.comm.holder import Lease, Start
+from fourminutes.comm.lease import held
 from fourminutes.comm.slurm import own_job
 from fourminutes.errors import UserError
 

@@ -14,7 +14,6 @@ import platform
 import secrets
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,52 +21,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field
-
+from fourminutes.comm.holder import OLD_S, Aging, Lease, Start, age_s, born, lives
 from fourminutes.comm.slurm import NoAnswer, cancel_if_pending, look_up, own_job
 from fourminutes.errors import Interrupted, RunFailed, UserError
 from fourminutes.files import clear_write_errors
-from fourminutes.record import Record, utc_now, write_record
+from fourminutes.record import utc_now, write_record
 
 LEASE = "FOURMINUTES_LEASE"
 """The environment variable by which processes know that whoever started them holds the lease, and as which start."""
 
 RENEW_S = 10.0
-# Longer than file systems keep what they know of a file's age, and than a holder is ever held up.
-_OLD_S = 90.0
 _LOOK_EVERY_S = 5.0
 # Who claims a place has it within this.
 _CLAIMED_FOR_S = 0.2
 _SAY_EVERY_S = 600.0
-
-
-class Start(Record):
-    """One start of a run."""
-
-    start: str = Field(description="its name, drawn at random")
-    started: str = Field(description="UTC, ISO 8601")
-    host: str
-    process: int = Field(description="process that holds the lease")
-    born: int | None = Field(description="when the kernel began that process, in its ticks; null where it says nothing")
-    job: str | None = Field(description="id of its Slurm job; null outside of one")
-    restarts: int | None = Field(
-        None, description="how often Slurm had put that job back into the queue; null where it did not say"
-    )
-
-    @property
-    def words(self) -> str:
-        """Who that is, for a reader."""
-        job = f"job {self.job} on " if self.job else f"process {self.process} on "
-        return f"{job}{self.host}, since {self.started}"
-
-
-class Lease(Record):
-    """What the file says."""
-
-    holder: Start
-    losses: int = Field(0, description="starts in a row before the next one that ended since a process was lost")
-    silent: tuple[Start, ...] = Field((), description="earlier starts that left no last word, the oldest first")
-    has_failed: bool = Field(False, description="the holder has ended, by a failure")
 
 
 @dataclass
@@ -192,11 +159,11 @@ def _end_this() -> None:
 
 def _acquired(path: Path, *, waits: bool) -> Held:
     """The lease as this start's own."""
-    start, aging = _this_start(), _Aging(path)
+    start, aging = _this_start(), Aging(path)
     said_s = -_SAY_EVERY_S
     while True:
         before = _read(path)
-        if path.exists() and _lives(before, aging):
+        if path.exists() and lives(before, aging):
             who = before.holder.words if before else "another start"
             if not waits:
                 raise UserError(f"{path}: {who} is at this run; wait until it has ended, or end it first")
@@ -227,7 +194,7 @@ def _this_start() -> Start:
         started=utc_now(),
         host=platform.node(),
         process=os.getpid(),
-        born=_born(os.getpid()),
+        born=born(os.getpid()),
         job=job,
         restarts=restarts,
     )
@@ -277,31 +244,8 @@ def _made(path: Path, text: str) -> bool:
 
 def _drop_if_old(claim: Path) -> None:
     """Whoever made it died before the lease was its own."""
-    if _age_s(claim) >= _OLD_S:
+    if age_s(claim) >= OLD_S:
         claim.unlink(missing_ok=True)
-
-
-class _Aging:
-    """How long a lease has not been renewed, as this process sees it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._renewed_ns: int | None = None
-        self._since_s = time.monotonic()
-
-    @property
-    def unchanged_s(self) -> float:
-        """Time, by this process's own clock, in which no look has found it renewed; 0 at the first."""
-        with suppress(OSError):
-            now_ns = self.path.stat().st_mtime_ns
-            if now_ns != self._renewed_ns:
-                self._renewed_ns, self._since_s = now_ns, time.monotonic()
-        return time.monotonic() - self._since_s
-
-    @property
-    def is_old(self) -> bool:
-        """Whether nobody renews it, by the file's own age where that says so at once."""
-        return self.unchanged_s >= _OLD_S or _age_s(self.path) >= _OLD_S
 
 
 def _read(path: Path) -> Lease | None:
@@ -310,55 +254,3 @@ def _read(path: Path) -> Lease | None:
         return Lease.model_validate_json(path.read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def _lives(lease: Lease | None, aging: _Aging) -> bool:
-    """Whether whoever wrote it is at work."""
-    if lease is None:
-        return not aging.is_old
-    if lease.has_failed:
-        return False
-    holder = lease.holder
-    if holder.job is not None and (answer := _lives_by_slurm(holder, aging)) is not None:
-        return answer
-    if holder.host == platform.node() and holder.born is not None:
-        return _born(holder.process) == holder.born
-    return not aging.is_old
-
-
-def _lives_by_slurm(holder: Start, aging: _Aging) -> bool | None:
-    """By what Slurm says of its job; None where that decides nothing."""
-    assert holder.job is not None
-    try:
-        state = look_up(holder.job)
-    except NoAnswer:
-        return None
-    if state is None or not state.is_living:
-        return False
-    if holder.restarts is not None and state.restarts != holder.restarts:
-        return False
-    if holder.job == own_job():
-        return None  # two starts in one job: by their processes
-    # The job may go on with other work after the start has died. What was suspended may not have come round yet, so
-    # that the file's own age says nothing.
-    return state.state == "SUSPENDED" or aging.unchanged_s < _OLD_S
-
-
-def _age_s(path: Path) -> float:
-    """Time since it was renewed, by the clock of the file system alone; 0 where it cannot be told."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as now:
-            return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime
-    except FileNotFoundError:
-        return _OLD_S
-    except OSError:
-        return 0.0
-
-
-def _born(process: int) -> int | None:
-    """When the kernel began a process here, in ticks since the boot; None where there is none such."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return int(fields[19]) if fields[0] != "Z" else None

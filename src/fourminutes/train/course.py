@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fourminutes.comm.lease import Lease, Start
+from fourminutes.comm.holder import Lease, Start
 from fourminutes.record import Epoch, Session, utc_now
 from fourminutes.train.accounting import StepClock
 from fourminutes.train.checkpoint import Saved, State

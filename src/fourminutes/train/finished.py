@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from fourminutes.comm.lease import Held, Start
+from fourminutes.comm.holder import Start
+from fourminutes.comm.lease import Held
 from fourminutes.comm.start import ASKED
 from fourminutes.errors import UserError
 from fourminutes.plan import RunPlan
