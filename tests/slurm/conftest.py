@@ -14,9 +14,8 @@ from support import steps
 from support.clone import Clone, fresh_clone
 from support.cluster import Cluster, NoCluster
 
-#: What a user of this cluster changes in the profile: it has no accounting, and tests don't wait.
+#: What tests change in the profile: they don't wait. That there is no accounting it finds out by itself.
 SITE = {
-    "# slurm-status-command: squeue": "slurm-status-command: squeue",
     "slurm-init-seconds-before-status-checks: 20": "slurm-init-seconds-before-status-checks: 2",
     "latency-wait: 60": "latency-wait: 10",
 }

@@ -145,6 +145,7 @@ def test_the_profile_says_whether_jobs_start_again(tmp_path, line, requeue):
 def test_without_accounting_the_profile_must_ask_squeue():
     assert marks(cluster_findings(cluster(), Profile(), ()), "accounting") == ["warn"]
     assert marks(cluster_findings(cluster(), Profile("squeue"), ()), "accounting") == ["ok"]
+    assert marks(cluster_findings(cluster(), read_profile(ROOT), ()), "accounting") == ["ok"]
     assert marks(cluster_findings(cluster(accounting=True), Profile(), ()), "accounting") == ["ok"]
 
 

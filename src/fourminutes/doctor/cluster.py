@@ -9,7 +9,7 @@ from collections import Counter
 from fourminutes.doctor.finding import Finding, Findings, Mark, duration, some
 from fourminutes.doctor.needs import Job
 from fourminutes.doctor.probe import ask
-from fourminutes.doctor.profile import PROFILE, Profile
+from fourminutes.doctor.profile import FOUND_OUT, PROFILE, Profile
 from fourminutes.doctor.slurm import Cluster, Node
 
 _SHOWN = 4
@@ -59,11 +59,11 @@ def _add_accounting(findings: Findings, cluster: Cluster, profile: Profile) -> N
     asks = profile.status_command
     if cluster.accounting:
         findings.add("ok", "accounting", f"sacct answers; slurm-status-command: {asks or 'sacct, by default'}")
-    elif asks == "squeue":
-        findings.add("ok", "accounting", "none, and the profile says slurm-status-command: squeue")
+    elif asks in ("squeue", FOUND_OUT):
+        findings.add("ok", "accounting", "none, and the profile has Snakemake ask squeue")
     else:
         what = "sacct does not answer, so Snakemake would never learn that a job has ended"
-        findings.add("warn", "accounting", what, f"add to {PROFILE}: slurm-status-command: squeue")
+        findings.add("warn", "accounting", what, f"say in {PROFILE}: slurm-status-command: squeue")
 
 
 def _add_partitions(findings: Findings, cluster: Cluster) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from fourminutes.plan.reading import read_mapping
 
 PROFILE = Path("profiles/slurm/profile.yaml")
+FOUND_OUT = "found out"
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Profile:
     """The profile's settings.
 
     Attributes:
-        status_command: of the Slurm plugin; None where it is left to it.
+        status_command: of the Slurm plugin; None where it is left to it, FOUND_OUT where the profile looks for sacct.
         requeue: whether Slurm may start jobs again; None leaves that to the cluster.
         default: resources of every job.
         of_rule: resources by rule, which win.
@@ -66,11 +67,17 @@ def read_profile(folder: Path) -> Profile:
     raw = read_mapping(folder / PROFILE, "Snakemake's profile for Slurm")
     default, of_rule = raw.get("default-resources"), raw.get("set-resources")
     return Profile(
-        status_command=raw.get("slurm-status-command"),
+        status_command=_status_command(raw),
         requeue=_may_requeue(raw),
         default=_mapping(default),
         of_rule={str(rule): _mapping(resources) for rule, resources in _mapping(of_rule).items()},
     )
+
+
+def _status_command(raw: dict[str, Any]) -> str | None:
+    """How Snakemake asks after its jobs; an expression, as YTE has them, chooses by what there is."""
+    value = raw.get("slurm-status-command")
+    return FOUND_OUT if str(value).startswith("?") else value
 
 
 def _may_requeue(raw: dict[str, Any]) -> bool | None:
