@@ -125,6 +125,8 @@ def down() -> None:
     for pid_file in STATE.glob("*.pid"):
         _kill(pid_file, signal.SIGKILL)
     _kill_all(_inside())
+    while _started:
+        _started.pop().wait()
     NETWORK.remove(COUNT)
     for config in (CONFIG, GPU_CONFIG):
         if _is_ours(config):

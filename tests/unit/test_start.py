@@ -94,6 +94,12 @@ def test_a_process_that_a_signal_ended_counts_as_128_and_its_number():
     assert run_here(["sh", "-c", "kill -KILL $$"], 1, os.environ).status == 128 + signal.SIGKILL
 
 
+def test_children_from_before_are_nobodys():
+    """As of a shell that started something in the background, and then became the launcher."""
+    shell = f"true & true & exec {LAUNCH[0]} launch --processes 2 -- sh -c 'sleep 0.2; exit 75'"
+    assert subprocess.run(["sh", "-c", shell], check=False, timeout=60).returncode == 75
+
+
 def test_every_process_finds_its_place(tmp_path):
     assert run_here(["sh", "-c", f"env > {tmp_path}/$RANK"], 3, os.environ).status == 0
     environs = [

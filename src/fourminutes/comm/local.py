@@ -131,6 +131,8 @@ def _first_failure(running: dict[int, int], watch: Watch, on_exit: Callable[[int
     failure = 0
     while running:
         process, status = os.wait()
+        if process not in running:
+            continue  # a child from before, as of a shell that has become this process
         code = os.waitstatus_to_exitcode(status)
         on_exit(running.pop(process), code)
         if code and not failure:
