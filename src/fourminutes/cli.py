@@ -263,7 +263,8 @@ def launch(
 ) -> None:
     """Start a command as several processes: in a Slurm job on its nodes, elsewhere on this machine.
 
-    A Slurm job that was interrupted with everything saved, or lost a process, goes back into the queue by itself.
+    With --lease a Slurm job that was interrupted with everything saved, or lost a process, goes back into the queue by
+    itself.
     """
     from fourminutes.comm.container import in_container
     from fourminutes.comm.start import start

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,17 +97,16 @@ class Held:
 
 
 @contextmanager
-def held(path: Path, *, waits: bool, on_taken: Callable[[], None] | None = None) -> Iterator[Held]:
+def held(path: Path, *, waits: bool) -> Iterator[Held]:
     """Hold the lease for the length of the block, or use that of whoever started this process.
 
-    It is released at the end. After a failure, and an end without a word, it tells the next start of this one.
+    It is released at the end. After a failure, and an end without a word, it tells the next start of this one. Should
+    another start take over meanwhile, this process is told to end, by SIGTERM.
 
     Args:
         path: its file.
         waits: whether to wait for another start that lives; of one whose job stands in the queue again, this start
             then takes the place, and the job is cancelled.
-        on_taken: is called, in another thread and once, when another start has taken over; by default this process
-            is told to end, by SIGTERM.
 
     Raises:
         UserError: another start lives, and this one does not wait; or the file cannot be written.
@@ -116,7 +115,7 @@ def held(path: Path, *, waits: bool, on_taken: Callable[[], None] | None = None)
     is_given = own is not None
     own = own or _acquired(path, waits=waits)
     over = threading.Event()
-    threading.Thread(target=_keep, args=(own, over, on_taken or _end_this), name="lease", daemon=True).start()
+    threading.Thread(target=_keep, args=(own, over), name="lease", daemon=True).start()
     if is_given:  # whoever gave it ends it
         try:
             yield own
@@ -144,10 +143,10 @@ def _given(path: Path) -> Held | None:
     return Held(path, lease.holder.start, lease) if lease is not None and lease.holder.start == given else None
 
 
-def _keep(own: Held, over: threading.Event, on_taken: Callable[[], None]) -> None:
+def _keep(own: Held, over: threading.Event) -> None:
     while not over.wait(RENEW_S):
         if not own.renew():
-            on_taken()
+            _end_this()
             return
 
 
