@@ -1,0 +1,172 @@
+"""One training step over P ranks: computing, fusion, communication beside it, and the slowest of the ranks. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.stats import norm
+
+from fourminutes.comm.fusion import Fused, fuse
+from fourminutes.comm.tuner import Readiness
+from fourminutes.plan import WIRE_BYTES, ReducePlan
+from fourminutes.scale.events import Travel, busy_s, communicate
+from fourminutes.scale.network import Costs, Part
+
+# How finely the distribution of the slowest rank is taken; an odd number has its median.
+_QUANTILES = 21
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What one rank does in a step by itself; in seconds.
+
+    Attributes:
+        input_s: waiting for the loader.
+        forward_s: the forward pass, and whole the micro-batches before the last one.
+        readiness: gradients of the last backward pass, by tensor, and when each is ready from its begin on.
+        optimizer_s: the update.
+        spread: standard deviation of a rank's computing from step to step, as a share of it.
+    """
+
+    input_s: float
+    forward_s: float
+    readiness: Readiness
+    optimizer_s: float
+    spread: float = 0.0
+
+    @property
+    def backward_s(self) -> float:
+        """The last backward pass."""
+        return max(self.readiness.ready_s)
+
+    @property
+    def total_s(self) -> float:
+        """The step of one rank that waits for nobody."""
+        return self.input_s + self.forward_s + self.backward_s + self.optimizer_s
+
+
+@dataclass(frozen=True)
+class Step:
+    """A predicted step; times in seconds.
+
+    Attributes:
+        total_s: expected length.
+        low_s: 2.5 % of steps are shorter, since some rank is always the slowest; without spread `total_s`.
+        high_s: 2.5 % are longer.
+        alone_s: what one rank takes that waits for nobody.
+        exposed_s: communication after the last gradient is ready.
+        late_s: waiting for the slowest rank's computing.
+        communication_s: in which some bucket is on its way.
+        buckets: number of messages.
+        travels: the way of each, from the begin of the backward pass, without lateness.
+    """
+
+    total_s: float
+    low_s: float
+    high_s: float
+    alone_s: float
+    exposed_s: float
+    late_s: float
+    communication_s: float
+    buckets: int
+    travels: tuple[Travel, ...]
+
+    @property
+    def efficiency_percent(self) -> float:
+        """Against as many ranks that wait for nobody."""
+        return 100 * self.alone_s / self.total_s
+
+    @property
+    def idle_percent(self) -> float:
+        """Share of the step in which a rank computes nothing: waits for gradients, or for a slower one."""
+        return 100 * (self.total_s - self.alone_s) / self.total_s
+
+
+def simulate_step(compute: Compute, reduce: ReducePlan, costs: Costs, processes: int, group_ranks: int = 1) -> Step:
+    """Simulate one step over `processes` ranks, all alike but for when they are late.
+
+    A bucket may go once its last tensor is ready on the slowest rank and the buckets before it have gone. A rank's
+    computing is taken as normally distributed, with `compute.spread`; the slowest of P has the quantile U^(1/P) of it,
+    over the uniform U, of which equally likely values are gone through.
+
+    Args:
+        compute: one rank's own work.
+        reduce: algorithm or choices, wire, fusion, lanes, and `group_ranks` where it names them.
+        costs: what an all-reduce takes.
+        processes: number of ranks, P.
+        group_ranks: ranks a group for arrangements that name no number.
+
+    Raises:
+        UserError: an algorithm has no equation, or is still to be tuned.
+    """
+    buckets = buckets_of(compute.readiness.tensor_bytes, reduce)
+    ready_s = _ready_s(compute.readiness, buckets)
+    sizes = message_bytes(compute.readiness.tensor_bytes, buckets, reduce)
+    ways = [way_of(reduce, costs, size, processes, reduce.group_ranks or group_ranks) for size in sizes]
+    own_s = compute.total_s - compute.optimizer_s
+    factors = slowest_factors(processes, compute.spread)
+    steps = [_step_s(compute, ready_s, ways, reduce.lanes, factor) for factor in factors]
+    travels = communicate(ready_s, ways, reduce.lanes)
+    exposed_s = max(0.0, max(travel.end_s for travel in travels) - compute.backward_s)
+    return Step(
+        total_s=float(np.mean(steps)),
+        low_s=float(np.quantile(steps, 0.025)),
+        high_s=float(np.quantile(steps, 0.975)),
+        alone_s=compute.total_s,
+        exposed_s=exposed_s,
+        late_s=own_s * (float(np.mean(factors)) - 1),
+        communication_s=busy_s(travels),
+        buckets=len(buckets),
+        travels=travels,
+    )
+
+
+def buckets_of(tensor_bytes: Sequence[int], reduce: ReducePlan) -> Fused:
+    """The tensors that travel together: up to `bucket_mib`, or in segments."""
+    return fuse(tensor_bytes, threshold_bytes=reduce.bucket_mib * 2**20, segments=reduce.segments)
+
+
+def message_bytes(tensor_bytes: Sequence[int], buckets: Fused, reduce: ReducePlan) -> list[float]:
+    """Size of every bucket on the wire; `tensor_bytes` are of fp32."""
+    return [sum(tensor_bytes[number] for number in bucket) * WIRE_BYTES[reduce.wire] / 4 for bucket in buckets]
+
+
+def way_of(reduce: ReducePlan, costs: Costs, size_bytes: float, processes: int, group_ranks: int) -> tuple[Part, ...]:
+    """The stages of a message of that size, by the algorithm that is set or chosen for it."""
+    if reduce.algorithm != "hybrid":
+        return costs.parts(reduce.algorithm, size_bytes, processes, group_ranks)
+    choice = next(choice for choice in reduce.choices if choice.holds(size_bytes))
+    return costs.parts(choice.algorithm, size_bytes, processes, choice.group_ranks or group_ranks)
+
+
+def slowest_factors(processes: int, spread: float) -> tuple[float, ...]:
+    """How much longer than the mean the slowest of P ranks computes, at equally likely quantiles."""
+    return _slowest_factors(processes, spread) if processes > 1 and spread > 0 else (1.0,)
+
+
+@lru_cache(maxsize=4096)
+def _slowest_factors(processes: int, spread: float) -> tuple[float, ...]:
+    uniform = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    return tuple(np.maximum(0.0, 1 + spread * norm.ppf(uniform ** (1 / processes))).tolist())
+
+
+def _ready_s(readiness: Readiness, buckets: Fused) -> list[float]:
+    """When each bucket may go: none before those before it."""
+    ready_s, latest_s = [], 0.0
+    for bucket in buckets:
+        latest_s = max(latest_s, *(readiness.ready_s[number] for number in bucket))
+        ready_s.append(latest_s)
+    return ready_s
+
+
+def _step_s(
+    compute: Compute, ready_s: Sequence[float], ways: Sequence[Sequence[Part]], lanes: int, factor: float
+) -> float:
+    """Length of a step in which the slowest rank computes `factor` times as long as the mean."""
+    begin_s = (compute.input_s + compute.forward_s) * factor
+    travels = communicate([factor * ready for ready in ready_s], ways, lanes)
+    end_s = max(factor * compute.backward_s, *(travel.end_s for travel in travels))
+    return begin_s + end_s + compute.optimizer_s
