@@ -1,4 +1,4 @@
-"""One training step over P ranks: computing, fusion, communication beside it, and the slowest of the ranks. No torch."""
+"""One training step over P ranks: computing, fusion, communication beside it, the slowest of the ranks. No torch."""
 
 from __future__ import annotations
 
