@@ -1,7 +1,8 @@
 """ImageNet's archives in, trained networks and the paper's tables and figures out.
 
 `snakemake` runs the plan that params.yaml names, `snakemake --profile slurm` runs it on a cluster,
-`snakemake --config plan=NAME` (a name in config/plans, or a path) runs another.
+`snakemake --config plan=NAME` (a name in config/plans, or a path) runs another, and with `--config draw_only=true` it draws
+the records that are here and makes none.
 """
 
 from snakemake.utils import min_version
@@ -48,23 +49,23 @@ rule train:
         COMM_RECORD,
 
 
-if PLAN.data:
+if PLAN.data and not DRAW_ONLY:
 
     include: "workflow/rules/data.smk"
     include: "workflow/rules/train.smk"
 
 
-if PLAN.sweeps:
+if PLAN.sweeps and not DRAW_ONLY:
 
     include: "workflow/rules/sweep.smk"
 
 
-if PLAN.comm:
+if PLAN.comm and not DRAW_ONLY:
 
     include: "workflow/rules/comm.smk"
 
 
-if PLAN.scale:
+if PLAN.scale and not DRAW_ONLY:
 
     include: "workflow/rules/scale.smk"
 

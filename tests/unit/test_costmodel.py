@@ -20,12 +20,18 @@ from fourminutes.record import (
     RunRecord,
     provenance,
 )
-from fourminutes.scale.costmodel import Link, Workload, allreduce_time, bucket_count, step_time
-from fourminutes.scale.simulate import simulate, workload
+from fourminutes.scale.fitted import Fitted, costs_of
+from fourminutes.scale.network import Link, Network, total_s
+from fourminutes.scale.simulate import compute_of, reduce_of, simulate
+from fourminutes.scale.step import simulate_step
 
 LINK = Link(latency_s=10e-6, bandwidth_byte_s=10e9)
 ALGORITHMS = ("ring", "hierarchical", "torus")
-WORK = Workload(compute_s=0.3, backward_s=0.2, gradient_bytes=100e6, buckets=4)
+
+
+def allreduce_time(algorithm: str, message_bytes: float, processes: int, link: Link, group_ranks: int) -> float:
+    """By one link for all messages."""
+    return total_s(Fitted({algorithm: link}).parts(algorithm, message_bytes, processes, group_ranks))
 
 
 # --- the equations --------------------------------------------------------------------------------------------------
@@ -83,37 +89,6 @@ def test_small_messages_want_the_hierarchy_and_large_ones_the_ring() -> None:
 def test_unknown_algorithm_is_refused() -> None:
     with pytest.raises(UserError, match="no cost equation for 'tree'"):
         cost_terms("tree", 8, 2)
-
-
-# --- one step -------------------------------------------------------------------------------------------------------
-
-
-def test_step_of_one_process_is_its_computation() -> None:
-    step = step_time(WORK, "ring", 1, LINK, 1)
-    assert (step.total_s, step.exposed_s) == (0.3, 0)
-
-
-def test_fast_link_exposes_the_last_bucket_only() -> None:
-    step = step_time(WORK, "ring", 64, LINK, 64)
-    assert step.exposed_s == pytest.approx(allreduce_time("ring", 25e6, 64, LINK, 64))
-    assert step.total_s == pytest.approx(0.3 + step.exposed_s)
-
-
-def test_slow_link_exposes_all_but_what_runs_beside_the_backward_pass() -> None:
-    slow = Link(latency_s=10e-6, bandwidth_byte_s=0.1e9)
-    bucket_s = allreduce_time("ring", 25e6, 64, slow, 64)
-    # The first bucket is ready after a quarter of 0.2 s; from then on the link is busy with all four.
-    assert step_time(WORK, "ring", 64, slow, 64).exposed_s == pytest.approx(0.05 + 4 * bucket_s - 0.2)
-
-
-def test_one_bucket_hides_nothing() -> None:
-    work = Workload(compute_s=0.3, backward_s=0.2, gradient_bytes=100e6, buckets=1)
-    assert step_time(work, "ring", 8, LINK, 8).exposed_s == allreduce_time("ring", 100e6, 8, LINK, 8)
-
-
-def test_bucket_count_rounds_up() -> None:
-    assert bucket_count(25_557_032, 25) == 4
-    assert bucket_count(10, 25) == 1
 
 
 # --- the fit --------------------------------------------------------------------------------------------------------
@@ -182,12 +157,6 @@ def test_a_stage_that_ended_with_the_one_before_it_once_is_not_all_that_counts()
     assert fit.beta_s_byte.value == pytest.approx(1e-6, rel=0.5)
 
 
-def test_a_run_is_predicted_with_the_buckets_that_it_had() -> None:
-    run = run_record()
-    reduction = Reduction(settings=ReducePlan(), buckets=(7, 8, 9))
-    assert workload(run.model_copy(update={"reduction": reduction})).buckets == 3
-
-
 # --- predictions of runs --------------------------------------------------------------------------------------------
 
 
@@ -236,12 +205,32 @@ def run_record(wire: str = "fp16") -> RunRecord:
     )
 
 
-def test_workload_is_the_median_of_the_later_epochs() -> None:
-    work = workload(run_record())
-    assert work.compute_s == pytest.approx(1.5)
+def test_computing_is_the_median_of_the_later_epochs() -> None:
+    compute = compute_of(run_record())
+    assert compute.total_s == pytest.approx(1.5)
     # Half of a step is backward, and only the last of four micro-batches sums beside it.
-    assert work.backward_s == pytest.approx(1.5 * 0.5 / 4)
-    assert (work.gradient_bytes, work.buckets) == (2 * 25_557_032, 4)
+    assert compute.backward_s == pytest.approx(1.5 * 0.5 / 4)
+    assert compute.input_s == pytest.approx(0.15)
+    assert compute.forward_s == pytest.approx(1.5 * (0.3 + 0.5 * 3 / 4))
+
+
+def test_a_run_of_one_process_has_its_networks_tensors() -> None:
+    sizes = compute_of(run_record()).readiness.tensor_bytes
+    assert (len(sizes), sum(sizes)) == (161, 4 * 25_557_032)
+
+
+def test_a_run_is_predicted_with_the_buckets_that_it_had() -> None:
+    # Buckets are in the order of reduction: the last layers' first.
+    reduction = Reduction(settings=ReducePlan(bucket_mib=25), buckets=(2_049_000, 20_000_000, 3_508_032))
+    run = run_record().model_copy(update={"reduction": reduction})
+    compute, reduce = compute_of(run), reduce_of(run)
+    assert compute.readiness.tensor_bytes == (4 * 3_508_032, 4 * 20_000_000, 4 * 2_049_000)
+    first, _, last = compute.readiness.ready_s
+    assert first == pytest.approx(compute.backward_s)
+    # fc is ready almost at once.
+    assert last < 0.02 * compute.backward_s
+    step = simulate_step(compute, reduce, costs_of(comm_record(LINK), "fp16", ScalePlan()), 16)
+    assert step.buckets == 3
 
 
 def test_batches_whose_step_was_skipped_were_computed_all_the_same() -> None:
@@ -249,7 +238,17 @@ def test_batches_whose_step_was_skipped_were_computed_all_the_same() -> None:
     # Of the same ten batches an epoch, the second one's first nine overflowed.
     skipped = [run.epochs[0], *(later.model_copy(update={"steps": later.steps - 9}) for later in run.epochs[1:])]
     skipped[1] = skipped[1].model_copy(update={"skipped_steps": 9})
-    assert workload(run.model_copy(update={"epochs": tuple(skipped)})) == workload(run)
+    assert compute_of(run.model_copy(update={"epochs": tuple(skipped)})) == compute_of(run)
+
+
+def test_nodes_of_several_processes_have_two_levels() -> None:
+    settings = ScalePlan(node_ranks=8, inner_gbit_s=80, inner_latency_us=2, link_gbit_s=40, link_latency_us=4)
+    expected = Network(Link(2e-6, 10e9), Link(4e-6, 5e9), node_ranks=8)
+    assert costs_of(comm_record(LINK), "fp16", settings) == expected
+
+
+def test_what_is_not_given_of_two_levels_is_the_measured_ring() -> None:
+    assert costs_of(comm_record(LINK), "fp16", ScalePlan(node_ranks=8)) == Network(LINK, LINK, node_ranks=8)
 
 
 def test_prediction_of_one_process_has_full_efficiency_and_its_own_rate() -> None:
@@ -284,9 +283,25 @@ def test_given_link_takes_the_place_of_the_measured_one() -> None:
     assert any("80 Gbit/s, as given" in sentence for sentence in given.assumptions)
 
 
-def test_measurement_without_the_hierarchical_form_is_refused() -> None:
+def test_an_algorithm_that_was_not_measured_is_refused() -> None:
     comm = comm_record(LINK)
     ring = tuple(timing for timing in comm.timings if timing.algorithm == "ring")
     without = comm.model_copy(update={"fits": comm.fits[:1], "timings": ring})
-    with pytest.raises(UserError, match="has no fit for hierarchical"):
+    with pytest.raises(UserError, match="hierarchical: was not measured"):
         simulate("test", [run_record()], without, ScalePlan())
+
+
+def test_a_measurement_without_the_ring_is_refused() -> None:
+    without = comm_record(LINK).model_copy(update={"fits": comm_record(LINK).fits[1:]})
+    with pytest.raises(UserError, match="has no fit for ring"):
+        simulate("test", [run_record()], without, ScalePlan())
+
+
+def test_the_more_processes_spread_the_longer_all_wait() -> None:
+    idle = [
+        simulate("test", [run_record()], comm_record(LINK), ScalePlan(spread_percent=spread)).predictions[-1]
+        for spread in (0, 2, 10)
+    ]
+    assert [one.late_s > 0 for one in idle] == [False, True, True]
+    assert idle[0].idle_percent < idle[1].idle_percent < idle[2].idle_percent
+    assert idle[1].step_low_s < idle[1].step_s < idle[1].step_high_s

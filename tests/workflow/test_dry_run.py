@@ -94,3 +94,9 @@ def test_a_login_node_of_two_cores_does_not_cut_a_cluster_jobs_threads(clone: Cl
     assert done.returncode == 0, done.stderr
     assert re.search(r"threads: 768\b", done.stdout)  # 8 processes of 96; each has 6 more cores to decode with
     assert re.search(r"resources:.*nodes=4.*mpi=srun.*tasks_per_node=8.*cpus_per_task=102", done.stdout)
+
+
+def test_drawing_only_makes_no_record_and_waits_for_none(clone: Clone):
+    done = clone.run("snakemake", "-n", "results/demo/report.html", "--config", "plan=demo", "draw_only=true")
+    assert done.returncode == 0, done.stderr
+    assert planned_jobs(done.stdout) == {"report": 1, "total": 1}

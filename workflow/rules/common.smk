@@ -28,6 +28,9 @@ shell.prefix(
     "trap : TERM USR1; "
 )
 
+# Draw what is here, and make nothing for it: cells of records that are not here stay empty.
+DRAW_ONLY = str(config.get("draw_only", False)).lower() in ("true", "1", "yes")
+
 RESULTS = str(PLAN.results)
 LOGS = f"logs/{PLAN.name}"
 MANIFEST = str(PLAN.manifest) if PLAN.data else []

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import NamedTuple
 
 from torch import Generator, nn
 
-from fourminutes.errors import UserError
-from fourminutes.models.initialize import scaled, start_convolutions, start_linear, start_norms
+from fourminutes.models.initialize import start_convolutions, start_linear, start_norms
+from fourminutes.plan.shapes import alexnet_stem, pool5_px, scaled
 
 NORM_EPSILON = 1e-4  # as in the Caffe model
-SMALLEST_POOL5_PX = 3
 POOLED = (1, 2, 5)  # stages that end in max-pooling
-
-
-class Stem(NamedTuple):
-    """The first convolution, in pixels."""
-
-    kernel: int
-    stride: int
-    padding: int
-
-
-STEMS = (Stem(11, 4, 2), Stem(7, 2, 3), Stem(5, 1, 2))
 
 
 class AlexNet(nn.Sequential):
@@ -42,9 +29,9 @@ class AlexNet(nn.Sequential):
     That is 62,378,344 parameters in 16 tensors for 1,000 classes, and two tensors more with every norm, its γ and its
     β. Dropout is on fc6 and fc7.
 
-    A smaller input gets a smaller first convolution, of lower stride: the largest of `STEMS` that leaves pool5 at least
-    3 x 3. With the full stride, pool5 would be a single pixel at 64 px, so that norm5 had only one value a channel and
-    image, and would no longer be the layer that is studied. At 128, 64 and 32 px pool5 is 3 x 3.
+    A smaller input gets a smaller first convolution, of lower stride: the largest of `ALEXNET_STEMS` that leaves pool5
+    at least 3 x 3. With the full stride, pool5 would be a single pixel at 64 px, so that norm5 had only one value a
+    channel and image, and would no longer be the layer that is studied. At 128, 64 and 32 px pool5 is 3 x 3.
 
     Args:
         class_count: number of logits.
@@ -67,7 +54,7 @@ class AlexNet(nn.Sequential):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        stem = _stem(image_px)
+        stem = alexnet_stem(image_px)
         c1, c2, c3, hidden = (scaled(channels, width) for channels in (96, 256, 384, 4096))
         convolutions = (
             nn.Conv2d(3, c1, stem.kernel, stem.stride, stem.padding),
@@ -79,7 +66,7 @@ class AlexNet(nn.Sequential):
         for number, convolution in enumerate(convolutions, start=1):
             self._add_stage(number, convolution, norm=number in norms)
         self.flatten = nn.Flatten()
-        self.fc6 = nn.Linear(c2 * _pool5_px(stem, image_px) ** 2, hidden)
+        self.fc6 = nn.Linear(c2 * pool5_px(stem, image_px) ** 2, hidden)
         self.relu6, self.drop6 = nn.ReLU(inplace=True), nn.Dropout(dropout)
         self.fc7 = nn.Linear(hidden, hidden)
         self.relu7, self.drop7 = nn.ReLU(inplace=True), nn.Dropout(dropout)
@@ -135,18 +122,3 @@ class AlexNetBN(AlexNet):
     ) -> None:
         norms = (1, 2, 3, 4, 5) if bn_after_pool5 else (1, 2, 3, 4)
         super().__init__(class_count, norms=norms, width=width, image_px=image_px, dropout=dropout)
-
-
-def _stem(image_px: int) -> Stem:
-    for stem in STEMS:
-        if _pool5_px(stem, image_px) >= SMALLEST_POOL5_PX:
-            return stem
-    raise UserError(f"model.image_px: {image_px} px are too few for AlexNet; give it 31 or more, or take resnet_small")
-
-
-def _pool5_px(stem: Stem, image_px: int) -> int:
-    """The side of pool5's output: the stem, then three times a window of 3 px every 2 px."""
-    side = (image_px + 2 * stem.padding - stem.kernel) // stem.stride + 1
-    for _ in range(3):
-        side = (side - 3) // 2 + 1
-    return side

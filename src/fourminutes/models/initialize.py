@@ -1,13 +1,8 @@
-"""How layers start, and how wide they are: what the networks have in common."""
+"""How layers start: what the networks have in common."""
 
 from __future__ import annotations
 
 from torch import Generator, nn
-
-
-def scaled(channels: int, width: float) -> int:
-    """`channels` times `width`, rounded to a multiple of 8, which the devices' kernels like; 8 at least."""
-    return max(8, 8 * round(channels * width / 8))
 
 
 def start_convolutions(model: nn.Module, generator: Generator) -> None:

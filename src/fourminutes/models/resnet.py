@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import NamedTuple
 
 from torch import Generator, Tensor, nn
 from torch.nn.functional import conv2d, relu
 
-from fourminutes.models.initialize import scaled, start_convolutions, start_linear, start_norms
-
-
-class Stem(NamedTuple):
-    """What comes before the first stage."""
-
-    kernel: int  # side of the first convolution, in pixels
-    stride: int  # likewise
-    pool: bool  # whether max-pooling halves what it makes
+from fourminutes.models.initialize import start_convolutions, start_linear, start_norms
+from fourminutes.plan.shapes import ResNetStem, resnet50_stem, scaled
 
 
 class BasicBlock(nn.Module):
@@ -96,7 +88,7 @@ class ResNet(nn.Sequential):
     def __init__(
         self,
         block: type[BasicBlock | Bottleneck],
-        stem: Stem,
+        stem: ResNetStem,
         depths: tuple[int, ...],
         channels: tuple[int, ...],
         class_count: int,
@@ -141,9 +133,8 @@ def resnet50(class_count: int, *, width: float = 1.0, image_px: int = 224) -> Re
     below 112 px the stem doesn't pool, and below 56 px its convolution has no stride either: the last stage is 4 x 4 at
     112, 64 and 32 px. The parameters are the same at every size.
     """
-    stem = Stem(kernel=7, stride=2 if image_px >= 56 else 1, pool=image_px >= 112)
     channels = tuple(scaled(each, width) for each in (64, 128, 256, 512))
-    return ResNet(Bottleneck, stem, (3, 4, 6, 3), channels, class_count)
+    return ResNet(Bottleneck, resnet50_stem(image_px), (3, 4, 6, 3), channels, class_count)
 
 
 def resnet_small(class_count: int, *, width: float = 1.0, stem_stride: int = 1) -> ResNet:
@@ -153,7 +144,7 @@ def resnet_small(class_count: int, *, width: float = 1.0, stem_stride: int = 1) 
     size. A stem of stride 2 halves their sides, and so does with a quarter of the arithmetic; the parameters stay.
     """
     channels = tuple(scaled(each, width) for each in (16, 32, 64))
-    return ResNet(BasicBlock, Stem(kernel=3, stride=stem_stride, pool=False), (1, 1, 1), channels, class_count)
+    return ResNet(BasicBlock, ResNetStem(kernel=3, stride=stem_stride, pool=False), (1, 1, 1), channels, class_count)
 
 
 def _stage(block: type[BasicBlock | Bottleneck], depth: int, channels_in: int, channels: int, stride: int) -> nn.Module:

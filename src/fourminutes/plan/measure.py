@@ -67,6 +67,29 @@ class ScalePlan(PlanModel):
     link_latency_us: float | None = Field(
         None, gt=0, description="latency of a message between nodes to assume, in microseconds; null: the measured one"
     )
+    node_ranks: int = Field(
+        1, ge=1, description="processes a node to assume, which share the node's link; 1 takes all links as alike"
+    )
+    inner_gbit_s: float | None = Field(
+        None, gt=0, description="bandwidth inside a node to assume, in Gbit/s; null takes the measured ring's"
+    )
+    inner_latency_us: float | None = Field(
+        None,
+        gt=0,
+        description="latency of a message inside a node to assume, in microseconds; null: the measured ring's",
+    )
+    has_trees: bool = Field(
+        False,
+        description="whether the library's own all-reduce may take trees, as NCCL's does from 2.4 on; with node_ranks "
+        "from 2 on",
+    )
+    spread_percent: float = Field(
+        2,
+        ge=0,
+        le=100,
+        description="standard deviation of a process's computing from step to step to assume, in percent of it; the "
+        "slowest of all is waited for",
+    )
 
 
 class ReportPlan(PlanModel):

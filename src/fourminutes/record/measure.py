@@ -104,8 +104,12 @@ class Prediction(Record):
     run: str
     algorithm: str
     processes: int
-    step_s: float
-    exposed_reduce_s: float
+    step_s: float = Field(description="expected, over the spread of the slowest process")
+    step_low_s: float | None = Field(None, description="2.5 % of steps are shorter; null in records of the first model")
+    step_high_s: float | None = Field(None, description="2.5 % of steps are longer; likewise")
+    exposed_reduce_s: float = Field(description="communication after the last gradient is ready")
+    late_s: float = Field(0.0, description="waiting for the slowest process's computing")
+    idle_percent: float = Field(0.0, description="share of the step in which a process computes nothing")
     images_per_s: float
     efficiency_percent: float = Field(description="against one process")
 

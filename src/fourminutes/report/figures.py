@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from fourminutes.report import figures_claims, figures_runs, figures_scale, figures_steps
+from fourminutes.report import figures_claims, figures_p40, figures_runs, figures_scale, figures_steps
 from fourminutes.report.evidence import Evidence
 
 BUILDERS: dict[str, Callable[[Evidence], Figure]] = {
@@ -17,6 +17,7 @@ BUILDERS: dict[str, Callable[[Evidence], Figure]] = {
     "allreduce": figures_runs.allreduce,
     "overlap": figures_steps.overlap,
     "scaling": figures_scale.scaling,
+    "p40": figures_p40.p40,
     "scalability": figures_scale.scalability,
     "systems": figures_scale.systems,
 }

@@ -45,7 +45,11 @@ SECTIONS = (
         "Communication",
         (("figure", "allreduce"), ("table", "allreduce"), ("figure", "overlap"), ("table", "steps")),
     ),
-    ("scale", "Scale", (("figure", "scaling"), ("table", "scaling"))),
+    (
+        "scale",
+        "Scale",
+        (("figure", "scaling"), ("table", "scaling"), ("figure", "p40"), ("table", "p40"), ("table", "sensitivity")),
+    ),
     ("systems", "Other systems", (("figure", "systems"), ("table", "systems"))),
 )
 #: Tables that are too long to lie open.
@@ -139,6 +143,8 @@ def _shown_origins(figure: str, evidence: Evidence) -> list[str]:
     predicted = evidence.scale if figure == "scaling" else None
     if figure in ("scalability", "systems"):
         return ["published"]
+    if figure == "p40":
+        return ["predicted", "published"]
     shown = [("measured", measured), ("predicted", predicted), ("published", figure == "scaling")]
     return [origin for origin, there in shown if there]
 

@@ -10,6 +10,7 @@ from fourminutes.report.published import Ablation, Headline, System, Text, publi
 from fourminutes.report.table import Cell, Column, Row, Table, digits
 from fourminutes.report.tables_claims import claims_table, ledger_table, sweeps_table
 from fourminutes.report.tables_measured import allreduce_table, data_table, scaling_table
+from fourminutes.report.tables_p40 import p40_table, sensitivity_table
 
 
 def runs_table(evidence: Evidence) -> Table:
@@ -255,6 +256,8 @@ BUILDERS: dict[str, Callable[[Evidence], Table]] = {
     "allreduce": allreduce_table,
     "steps": steps_table,
     "scaling": scaling_table,
+    "p40": p40_table,
+    "sensitivity": sensitivity_table,
     "data": data_table,
     "claims": claims_table,
     "sweeps": sweeps_table,

@@ -1,6 +1,7 @@
 """Predicting other sizes, from the plan and its records alone."""
 
-from fourminutes.scale.costmodel import Link, Step, Workload, allreduce_time, step_time
+from fourminutes.scale.network import Link, Network, Part
 from fourminutes.scale.simulate import simulate, simulate_plan
+from fourminutes.scale.step import Compute, Step, simulate_step
 
-__all__ = ["Link", "Step", "Workload", "allreduce_time", "simulate", "simulate_plan", "step_time"]
+__all__ = ["Compute", "Link", "Network", "Part", "Step", "simulate", "simulate_plan", "simulate_step"]

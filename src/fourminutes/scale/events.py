@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fourminutes.scale.network import Level, Part
+from fourminutes.scale.network import Level, Part, total_s
 
 # Times that differ by less are the same event.
 _INSTANT_S = 1e-12
@@ -43,6 +43,8 @@ def communicate(ready_s: Sequence[float], ways: Sequence[Sequence[Part]], lanes:
         ways: the stages of each.
         lanes: buckets that may be on their way at once.
     """
+    if lanes == 1:
+        return _in_turn(ready_s, ways)
     queues = [_Lane(deque(range(lane, len(ready_s), lanes))) for lane in range(min(lanes, max(1, len(ready_s))))]
     begins, ends = [0.0] * len(ready_s), [0.0] * len(ready_s)
     now_s = 0.0
@@ -51,6 +53,16 @@ def communicate(ready_s: Sequence[float], ways: Sequence[Sequence[Part]], lanes:
             _enter(lane, now_s, ready_s, ways, begins, ends)
         now_s = _advance(queues, now_s, ready_s, ends)
     return tuple(Travel(*times) for times in zip(ready_s, begins, ends, strict=True))
+
+
+def _in_turn(ready_s: Sequence[float], ways: Sequence[Sequence[Part]]) -> tuple[Travel, ...]:
+    """The same in one lane, where nothing is shared: many times faster, which sweeps over thousands of steps need."""
+    travels, end_s = [], 0.0
+    for ready, parts in zip(ready_s, ways, strict=True):
+        begin_s = max(ready, end_s)
+        end_s = begin_s + total_s(parts)
+        travels.append(Travel(ready, begin_s, end_s))
+    return tuple(travels)
 
 
 def _enter(

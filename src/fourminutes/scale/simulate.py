@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+import numpy as np
 
 from fourminutes.comm.fit import UNLIMITED_BYTE_S
+from fourminutes.comm.tuner import Readiness
 from fourminutes.errors import UserError
-from fourminutes.plan import WIRE_BYTES, Plan, ScalePlan, Wire
+from fourminutes.plan import Plan, ReducePlan, ScalePlan
 from fourminutes.record import (
     CommRecord,
     Epoch,
-    LinkFit,
     Prediction,
     RunRecord,
     ScaleRecord,
@@ -19,9 +22,14 @@ from fourminutes.record import (
     provenance,
     read_record,
 )
-from fourminutes.scale.costmodel import Link, Workload, bucket_count, step_time
+from fourminutes.scale.fitted import costs_of
+from fourminutes.scale.layers import layers_of, readiness
+from fourminutes.scale.network import Costs
+from fourminutes.scale.step import Compute, simulate_step
 
 ALGORITHMS = ("ring", "hierarchical")
+# A bucket that is larger than this goes alone, so that each of given buckets stays as it is.
+_NOTHING_MIB = 1e-9
 
 
 def simulate_plan(plan: Plan) -> ScaleRecord:
@@ -43,14 +51,7 @@ def simulate(plan_name: str, runs: Sequence[RunRecord], comm: CommRecord, settin
         UserError: `comm` has no fit for an algorithm.
     """
     group_ranks = _group_ranks(comm)
-    predictions = [
-        prediction
-        for run in runs
-        for algorithm in ALGORITHMS
-        for prediction in _predict(
-            run, algorithm, _link(comm, algorithm, run.settings.reduce.wire, settings), group_ranks, settings
-        )
-    ]
+    predictions = [prediction for run in runs for prediction in _predict(run, comm, settings, group_ranks)]
     return ScaleRecord(
         plan=plan_name,
         settings=settings,
@@ -60,34 +61,56 @@ def simulate(plan_name: str, runs: Sequence[RunRecord], comm: CommRecord, settin
     )
 
 
-def workload(run: RunRecord) -> Workload:
-    """What one process does in one optimizer step, from the median of the run's epochs after the first."""
-    backward_s, own_s = _per_step(run)
-    wire_bytes = WIRE_BYTES[run.settings.reduce.wire]
-    return Workload(
-        compute_s=own_s,
-        backward_s=backward_s / run.settings.micro_batches,
-        gradient_bytes=run.parameters * wire_bytes,
-        buckets=_buckets(run),
+def compute_of(run: RunRecord, spread: float = 0.0) -> Compute:
+    """What one process does in an optimizer step, from the median of the run's epochs after the first; in seconds.
+
+    The measured backward pass is parted among the layers in proportion to their arithmetic. Tensors are the buckets
+    that the run had, or, where it was one process alone, the network's own.
+    """
+    times, micro_batches = _per_step(run), run.settings.micro_batches
+    last_s = times["backward_s"] / micro_batches
+    by_tensor = readiness(layers_of(run.settings.model, run.class_count), last_s)
+    return Compute(
+        input_s=times["input_wait_s"],
+        forward_s=times["forward_s"] + times["backward_s"] - last_s,
+        readiness=_by_bucket(by_tensor, run.reduction.buckets) if run.reduction else by_tensor,
+        optimizer_s=times["optimizer_s"],
+        spread=spread,
     )
 
 
-def _buckets(run: RunRecord) -> int:
-    """As many as there were, or, for a run of one process, as its plan asks for."""
-    if run.reduction is not None:
-        return len(run.reduction.buckets)
-    return bucket_count(run.parameters, run.settings.reduce.bucket_mib)
+def reduce_of(run: RunRecord) -> ReducePlan:
+    """How the run's gradients are averaged, for the tensors of `compute_of`; a GPU has one lane."""
+    lanes = 1 if run.placement.backend == "nccl" else run.settings.reduce.lanes
+    if run.reduction is None:
+        return run.settings.reduce.model_copy(update={"lanes": lanes})
+    return run.reduction.settings.model_copy(update={"lanes": lanes, "bucket_mib": _NOTHING_MIB, "segments": ()})
 
 
-def _per_step(run: RunRecord) -> tuple[float, float]:
-    """Seconds a batch of the backward passes, and of all that a process does by itself."""
+def _by_bucket(by_tensor: Readiness, buckets: Sequence[int]) -> Readiness:
+    """Buckets, of so many elements in the order of reduction, in the place of tensors: ready with their last one."""
+    # Gradients come in backward order; a bucket's end is found among the bytes that are there by then.
+    come = list(accumulate(reversed(by_tensor.tensor_bytes)))
+    ready_s = list(accumulate(reversed(by_tensor.ready_s), max))
+    sizes = [4 * elements for elements in buckets]
+    places = np.minimum(np.searchsorted(come, list(accumulate(sizes))), len(come) - 1)
+    return Readiness(tuple(reversed(sizes)), tuple(reversed([ready_s[place] for place in places])))
+
+
+def _per_step(run: RunRecord) -> dict[str, float]:
+    """Seconds a batch of each part that a process does by itself."""
     starts = [0, *(epoch.steps for epoch in run.epochs)]
     epochs = [(epoch.times, _batches(epoch, start)) for epoch, start in zip(run.epochs, starts, strict=False)]
     # The first epoch warms caches and allocators up.
     later = epochs[1:] or epochs
-    backward_s = statistics.median(times.backward_s / batches for times, batches in later)
-    own_s = statistics.median(_own_s(times) / batches for times, batches in later)
-    return backward_s, own_s
+    return {part: statistics.median(_seconds(times, part) / batches for times, batches in later) for part in _OWN}
+
+
+_OWN = ("input_wait_s", "forward_s", "backward_s", "optimizer_s")
+
+
+def _seconds(times: StepTimes, part: str) -> float:
+    return float(getattr(times, part))
 
 
 def _batches(epoch: Epoch, start: int) -> int:
@@ -95,65 +118,66 @@ def _batches(epoch: Epoch, start: int) -> int:
     return epoch.steps - start + epoch.skipped_steps
 
 
-def _own_s(times: StepTimes) -> float:
-    return times.input_wait_s + times.compute_s + times.optimizer_s
+def _predict(run: RunRecord, comm: CommRecord, settings: ScalePlan, group_ranks: int) -> Iterator[Prediction]:
+    """By every algorithm, at every size."""
+    costs = costs_of(comm, run.settings.reduce.wire, settings)
+    compute, reduce = compute_of(run, settings.spread_percent / 100), reduce_of(run)
+    images = run.settings.batch.global_batch / run.settings.processes
+    for algorithm in ALGORITHMS:
+        alike = reduce.model_copy(update={"algorithm": algorithm, "choices": (), "tuning": None, "group_ranks": None})
+        for processes in settings.world_sizes:
+            yield _prediction(run, compute, alike, costs, processes, group_ranks, images)
 
 
-def _predict(run: RunRecord, algorithm: str, link: Link, group_ranks: int, settings: ScalePlan) -> list[Prediction]:
-    work = workload(run)
-    images_per_process = run.settings.batch.global_batch / run.settings.processes
-    predictions = []
-    for processes in settings.world_sizes:
-        step = step_time(work, algorithm, processes, link, group_ranks)
-        predictions.append(
-            Prediction(
-                run=run.run,
-                algorithm=algorithm,
-                processes=processes,
-                step_s=step.total_s,
-                exposed_reduce_s=step.exposed_s,
-                images_per_s=images_per_process * processes / step.total_s,
-                efficiency_percent=100 * work.compute_s / step.total_s,
-            )
-        )
-    return predictions
-
-
-def _link(comm: CommRecord, algorithm: str, wire: Wire, settings: ScalePlan) -> Link:
-    """The measured link of the algorithm, or what the settings assume in its place."""
-    fit = _fit(comm, algorithm, wire)
-    return Link(
-        latency_s=settings.link_latency_us * 1e-6 if settings.link_latency_us else fit.alpha_s,
-        bandwidth_byte_s=settings.link_gbit_s * 1e9 / 8 if settings.link_gbit_s else fit.bandwidth_byte_s,
+def _prediction(
+    run: RunRecord,
+    compute: Compute,
+    reduce: ReducePlan,
+    costs: Costs,
+    processes: int,
+    group_ranks: int,
+    images: float,
+) -> Prediction:
+    step = simulate_step(compute, reduce, costs, processes, group_ranks)
+    return Prediction(
+        run=run.run,
+        algorithm=reduce.algorithm,
+        processes=processes,
+        step_s=step.total_s,
+        step_low_s=step.low_s,
+        step_high_s=step.high_s,
+        exposed_reduce_s=step.exposed_s,
+        late_s=step.late_s,
+        idle_percent=step.idle_percent,
+        images_per_s=images * processes / step.total_s,
+        efficiency_percent=step.efficiency_percent,
     )
-
-
-def _fit(comm: CommRecord, algorithm: str, wire: Wire) -> LinkFit:
-    """The algorithm's first fit in the run's number format, or in another one, where a byte costs about the same."""
-    fits = [fit for fit in comm.fits if fit.algorithm == algorithm]
-    if not fits:
-        raise UserError(f"comm record of plan {comm.plan!r}: has no fit for {algorithm}; measure again with comm bench")
-    return next((fit for fit in fits if fit.wire == wire), fits[0])
 
 
 def _group_ranks(comm: CommRecord) -> int:
     """The group size that the hierarchical form was measured with first, as its first fit was."""
     sizes = [timing.group_ranks for timing in comm.timings if timing.algorithm == "hierarchical"]
-    return sizes[0] if sizes else 1  # without it `_fit` refuses the record, in words
+    return sizes[0] if sizes else 1
 
 
 def _assumptions(comm: CommRecord, settings: ScalePlan, group_ranks: int) -> tuple[str, ...]:
+    levels = (
+        f"Nodes have {settings.node_ranks} processes, which share a node's link."
+        if settings.node_ranks > 1
+        else "All messages, within a host and between hosts, cross the same kind of link."
+    )
     bandwidth, latency = settings.link_gbit_s, settings.link_latency_us
     measured = f"fitted to collectives over {len(comm.placement.hosts)} processes, one fit an algorithm"
     unlimited = [fit.algorithm for fit in comm.fits if fit.bandwidth_byte_s >= UNLIMITED_BYTE_S]
     no_limit = f"; {', '.join(unlimited)} showed no limit there" if unlimited else ""
     return (
-        "This is a first model: equations, not a simulation of events.",
+        "A simulation of one step's events: buckets become ready, queue, and share the links.",
         "Every process keeps its batch (weak scaling), and computes as fast as in the measured run, however many run.",
-        "All messages, within a host and between hosts, cross the same kind of link.",
-        f"The link's bandwidth is {f'{bandwidth:g} Gbit/s, as given' if bandwidth else measured + no_limit}.",
+        levels,
+        f"The bandwidth between nodes is {f'{bandwidth:g} Gbit/s, as given' if bandwidth else measured + no_limit}.",
         f"The latency of a step is {f'{latency:g} us, as given' if latency else measured}.",
         f"The hierarchical form keeps groups of {group_ranks} processes, as measured.",
-        "Gradients fill equal buckets, ready evenly over the last micro-batch's backward pass, an average one.",
-        "Buckets are summed one after another; summing slows no computation down, and no process is late.",
+        "The measured backward pass is parted among layers by their arithmetic; summing slows no computing down.",
+        f"A process's computing spreads by {settings.spread_percent:g} % from step to step, an assumption of the plan; "
+        "all wait for the slowest.",
     )
