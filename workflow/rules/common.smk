@@ -74,3 +74,10 @@ def placement(settings, options=f"--signal=USR1@{NOTICE_S}"):
         "tasks": (settings.processes if settings.processes > settings.per_node == 1 else None),
         "slurm_extra": f"{options}{devices}",
     }
+
+
+def there(records):
+    """The records that the report waits for: with `--config draw_only=true` those that are here, else all of them."""
+    if not DRAW_ONLY:
+        return records
+    return [path for path in ([records] if isinstance(records, str) else records) if os.path.exists(path)]

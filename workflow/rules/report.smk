@@ -10,13 +10,6 @@ from fourminutes.report.names import (
 DRAWN_FROM = sorted({path for pattern in PLAN.report.records + PLAN.report.comm_records for path in glob.glob(pattern)})
 
 
-def there(records):
-    """The records that the report waits for: with `--config draw_only=true` those that are here, else all of them."""
-    if not DRAW_ONLY:
-        return records
-    return [path for path in ([records] if isinstance(records, str) else records) if os.path.exists(path)]
-
-
 rule report:
     input:
         there(MANIFEST),
