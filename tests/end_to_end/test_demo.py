@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -148,3 +149,40 @@ def _changed(clone: Clone, changes: dict[str, tuple[str, str]]) -> dict[Path, st
 def _restore(before: dict[Path, str]) -> None:
     for path, text in before.items():
         path.write_text(text)
+
+
+def test_a_record_that_is_gone_empties_its_cells_and_trains_nothing(clone: Clone, plan: Plan):
+    gone, aside = clone.folder / plan.run_record("alexnet-sgd-32"), clone.folder / "aside.json"
+    drawn_before, rows_before = _drawn(clone, plan), _runs_table(clone, plan)
+    page = f"{plan.results}/report.html"
+    gone.rename(aside)
+    try:
+        printed = clone.must("snakemake", page, "--config", "plan=demo", "draw_only=true")
+        assert "train_run" not in printed
+        rows = _runs_table(clone, plan)
+        assert {key for key, cell in rows.pop("alexnet-sgd-32").items() if cell} == {"run"}
+        assert rows == {run: row for run, row in rows_before.items() if run != "alexnet-sgd-32"}
+        drawn = _drawn(clone, plan)
+        assert all(
+            drawn[name] == drawn_before[name]
+            for name in drawn
+            if Path(name).stem in ("allreduce", "data", "steps", "systems", "p40", "sensitivity", "scaling")
+            and name.startswith("tables/")
+        )
+    finally:
+        aside.rename(gone)
+    # Drawn again from all records, every file is as it was, byte for byte.
+    clone.must("snakemake", page, "--config", "plan=demo", "draw_only=true")
+    assert _drawn(clone, plan) == drawn_before
+
+
+def _drawn(clone: Clone, plan: Plan) -> dict[str, bytes]:
+    """Everything that the report consists of, by its place below the results."""
+    results = clone.folder / plan.results
+    files = [results / "report.html", *results.glob("tables/*"), *results.glob("figures/*")]
+    return {path.relative_to(results).as_posix(): path.read_bytes() for path in files}
+
+
+def _runs_table(clone: Clone, plan: Plan) -> dict[str, dict[str, str]]:
+    with (clone.folder / plan.results / "tables" / "runs.csv").open(newline="") as file:
+        return {row["run"]: row for row in csv.DictReader(file)}
