@@ -14,6 +14,7 @@ import typer
 from fourminutes import __version__
 from fourminutes.cli_comm import JsonOption, comm_app
 from fourminutes.cli_doctor import doctor
+from fourminutes.cli_scale_replay import replay
 from fourminutes.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Interrupted, RunFailed, UserError
 from fourminutes.plan import ResplitPlan, RunPlan, load_plan, run_of
 
@@ -29,6 +30,9 @@ scale_app = typer.Typer(help="Predict other sizes.", no_args_is_help=True, rich_
 app.add_typer(data_app, name="data")
 app.add_typer(comm_app, name="comm")
 app.add_typer(scale_app, name="scale")
+scale_app.command(
+    epilog="Example: fourminutes launch --processes 4 -- fourminutes scale replay cases.yaml --out replay.json"
+)(replay)
 app.command(epilog="Example: fourminutes doctor --plan config/plans/ilsvrc2012.yaml")(doctor)
 
 PlanOption = Annotated[Path, typer.Option("--plan", help="plan file, such as config/plans/demo.yaml")]

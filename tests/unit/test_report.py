@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from replay_records import replay_record
 from support.epochs import epoch_record, step_times
 from sweep_records import PROVENANCE, plan_blocks, record_arms
 
@@ -222,6 +223,7 @@ def plan_of(runs: dict[str, RunPlan], name: str = "made", **blocks: Any) -> Plan
         "runs": {run: chosen.model_dump(mode="json") for run, chosen in runs.items()},
         "comm": {},
         "scale": {},
+        "report": {"replays": [f"results/{name}/replays/*.json"]},
         **blocks,
     }
     return Plan.model_validate_json(json.dumps(raw))
@@ -242,6 +244,7 @@ def record_all(plan: Plan) -> None:
     write_record(plan.comm_record, comm_record())
     write_record(plan.scale_record, scale_record())
     write_record(plan.manifest, manifest())
+    write_record(plan.results / "replays" / "four.json", replay_record())
     if plan.sweeps:
         record_arms(plan)
 

@@ -7,7 +7,7 @@ from fourminutes.report.names import (
     table_names,
 )
 
-DRAWN_FROM = sorted({path for pattern in PLAN.report.records + PLAN.report.comm_records for path in glob.glob(pattern)})
+DRAWN_FROM = sorted({path for pattern in PLAN.report.records + PLAN.report.comm_records + PLAN.report.replays for path in glob.glob(pattern)})
 
 
 rule report:

@@ -100,3 +100,4 @@ class ReportPlan(PlanModel):
         (), description="globs of run records to draw from, beside the plan's own; relative to the clone's root"
     )
     comm_records: tuple[str, ...] = Field((), description="globs of collective measurements to draw from, likewise")
+    replays: tuple[str, ...] = Field((), description="globs of replayed steps to hold the prediction against, likewise")

@@ -16,6 +16,7 @@ from fourminutes.record.measure import (
 )
 from fourminutes.record.outdated import outdated_records, sweep_as_asked
 from fourminutes.record.provenance import Provenance, code, provenance, utc_now
+from fourminutes.record.replay import ReplayedCase, ReplayRecord
 from fourminutes.record.run import Epoch, Placement, Reduction, RunRecord, Session, StepTimes, TracedSpan, TracedStep
 from fourminutes.record.sweep import SweepRecord, Trial
 
@@ -34,6 +35,8 @@ __all__ = [
     "Provenance",
     "Record",
     "Reduction",
+    "ReplayRecord",
+    "ReplayedCase",
     "RunRecord",
     "ScaleRecord",
     "Session",

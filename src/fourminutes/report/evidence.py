@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from fourminutes.plan import Plan, RunPlan
-from fourminutes.record import CommRecord, Manifest, Record, RunRecord, ScaleRecord, read_record
+from fourminutes.record import CommRecord, Manifest, Record, ReplayRecord, RunRecord, ScaleRecord, read_record
 from fourminutes.report.arms import Arm, read_arms
 from fourminutes.report.claims import Judgement, judge
 
@@ -72,6 +72,7 @@ class Evidence:
     runs: tuple[Run, ...]
     missing: tuple[str, ...]
     comms: tuple[Sourced[CommRecord], ...]
+    replays: tuple[Sourced[ReplayRecord], ...]
     scale: Sourced[ScaleRecord] | None
     manifest: Sourced[Manifest] | None
     arms: tuple[Arm, ...]
@@ -107,6 +108,9 @@ def gather(plan: Plan) -> Evidence:
         comms=tuple(
             Sourced(path, read_record(path, CommRecord))
             for path in _existing([plan.comm_record, *_matching(plan.report.comm_records)])
+        ),
+        replays=tuple(
+            Sourced(path, read_record(path, ReplayRecord)) for path in _existing(_matching(plan.report.replays))
         ),
         scale=_optional(plan.scale_record, ScaleRecord),
         manifest=_optional(plan.manifest, Manifest),

@@ -6,7 +6,14 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from fourminutes.report import figures_claims, figures_p40, figures_runs, figures_scale, figures_steps
+from fourminutes.report import (
+    figures_claims,
+    figures_p40,
+    figures_runs,
+    figures_scale,
+    figures_steps,
+    figures_validation,
+)
 from fourminutes.report.evidence import Evidence
 
 BUILDERS: dict[str, Callable[[Evidence], Figure]] = {
@@ -17,6 +24,7 @@ BUILDERS: dict[str, Callable[[Evidence], Figure]] = {
     "allreduce": figures_runs.allreduce,
     "overlap": figures_steps.overlap,
     "scaling": figures_scale.scaling,
+    "validation": figures_validation.validation,
     "p40": figures_p40.p40,
     "scalability": figures_scale.scalability,
     "systems": figures_scale.systems,

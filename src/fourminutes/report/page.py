@@ -20,6 +20,7 @@ from fourminutes.report.summary import key_numbers, sentences
 from fourminutes.report.table import Cell, Table
 from fourminutes.report.tables import anchor
 from fourminutes.report.tables_claims import arm_anchor
+from fourminutes.report.tables_validation import replay_anchor
 
 _HERE = Path(__file__).parent
 
@@ -48,7 +49,15 @@ SECTIONS = (
     (
         "scale",
         "Scale",
-        (("figure", "scaling"), ("table", "scaling"), ("figure", "p40"), ("table", "p40"), ("table", "sensitivity")),
+        (
+            ("figure", "scaling"),
+            ("table", "scaling"),
+            ("figure", "validation"),
+            ("table", "validation"),
+            ("figure", "p40"),
+            ("table", "p40"),
+            ("table", "sensitivity"),
+        ),
     ),
     ("systems", "Other systems", (("figure", "systems"), ("table", "systems"))),
 )
@@ -145,6 +154,8 @@ def _shown_origins(figure: str, evidence: Evidence) -> list[str]:
         return ["published"]
     if figure == "p40":
         return ["predicted", "published"]
+    if figure == "validation":
+        return ["measured", "predicted"]
     shown = [("measured", measured), ("predicted", predicted), ("published", figure == "scaling")]
     return [origin for origin, there in shown if there]
 
@@ -170,7 +181,11 @@ def _origins(evidence: Evidence) -> list[Origin]:
             ]
         )
     ]
-    return runs + sweeps + measured
+    replays = [
+        Origin(replay_anchor(one), one.path.stem, one.path.as_posix(), _provenance_lines(one.record.provenance))
+        for one in evidence.replays
+    ]
+    return runs + sweeps + measured + replays
 
 
 def _run_lines(record: RunRecord) -> tuple[tuple[str, str], ...]:

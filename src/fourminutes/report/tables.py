@@ -11,6 +11,7 @@ from fourminutes.report.table import Cell, Column, Row, Table, digits
 from fourminutes.report.tables_claims import claims_table, ledger_table, sweeps_table
 from fourminutes.report.tables_measured import allreduce_table, data_table, scaling_table
 from fourminutes.report.tables_p40 import p40_table, sensitivity_table
+from fourminutes.report.tables_validation import validation_table
 
 
 def runs_table(evidence: Evidence) -> Table:
@@ -256,6 +257,7 @@ BUILDERS: dict[str, Callable[[Evidence], Table]] = {
     "allreduce": allreduce_table,
     "steps": steps_table,
     "scaling": scaling_table,
+    "validation": validation_table,
     "p40": p40_table,
     "sensitivity": sensitivity_table,
     "data": data_table,

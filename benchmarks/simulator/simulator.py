@@ -1,0 +1,182 @@
+"""Simulated steps against replayed ones, over hosts with limited links on one machine.
+
+    python benchmarks/simulator/simulator.py --out benchmarks/simulator/records
+
+Needs root. Every case is written when it is measured; the same line again goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tabulate import tabulate
+
+from fourminutes.plan import ModelName, ModelPlan
+from fourminutes.record import ReplayRecord, read_record
+from fourminutes.scale.validate import Held, held_against, rankings, verdict
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1] / "tests"))
+from support.hosts import hosts, missing, run_on  # noqa: E402 - the tests have the same hosts
+
+RATE, RATE_BYTE_S = "200mbit", 25e6
+NETWORKS: tuple[ModelName, ...] = ("resnet50", "alexnet_bn")
+RANKS = (2, 4, 8)
+#: fp16 bytes of each network's gradients, and where the paper's second segment begins.
+GRADIENT_BYTES = {"resnet50": 51e6, "alexnet_bn": 125e6}
+SEGMENTS = {"resnet50": 76, "alexnet_bn": 20}
+_TIMEOUT_S = 3600.0
+
+
+def main() -> None:
+    """Measure what is missing, and print what the simulation makes of all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=HERE / "records", help="folder of the records")
+    parser.add_argument("--ranks", type=int, nargs="+", choices=RANKS, default=RANKS)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each case")
+    parser.add_argument("--only-print", action="store_true", help="measure nothing")
+    asked = parser.parse_args()
+    if not asked.only_print:
+        if lack := missing():
+            sys.exit(f"simulator.py: {lack}")
+        measure(asked.out, asked.ranks, asked.networks, asked.repeats)
+    print(told([read_record(path, ReplayRecord) for path in sorted(asked.out.glob("*.json"))]))
+
+
+def measure(out: Path, counts: list[int], networks: list[ModelName], repeats: int) -> None:
+    """Replay every network over every number of hosts."""
+    out.mkdir(parents=True, exist_ok=True)
+    for network in networks:
+        moments = measured_moments(network, out / "moments" / f"{network}.json")
+        for ranks in counts:
+            record = out / f"{network}-{ranks}.json"
+            print(f"{record.name} ...", file=sys.stderr, flush=True)
+            with hosts(ranks, rate=RATE) as made, TemporaryDirectory() as folder:
+                cases = Path(folder) / "cases.json"  # JSON is YAML as well
+                cases.write_text(json.dumps(plan_of(network, ranks, moments, repeats)))
+                line = [sys.executable, "-m", "fourminutes", "scale", "replay", str(cases), "--out", str(record)]
+                line += ["--link", f"{RATE_BYTE_S * 8 / 1e6:g} Mbit/s a host, in network namespaces of one machine"]
+                run_on(made, line, {"OMP_NUM_THREADS": "1"}, timeout_s=_TIMEOUT_S)
+
+
+def measured_moments(network: ModelName, kept: Path) -> list[float]:
+    """When each gradient is ready on this CPU, with 4 images of 224 px; measured once, then read."""
+    if not kept.is_file():
+        import torch
+
+        from fourminutes.comm.ready import readiness_of
+        from fourminutes.models import build_model
+
+        model = build_model(ModelPlan(name=network), 1000, seed=0)
+        moments = readiness_of(model, torch.zeros(4, 3, 224, 224)).ready_s
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(moments) + "\n")
+    found: list[float] = json.loads(kept.read_text())
+    return found
+
+
+def plan_of(network: ModelName, ranks: int, moments: list[float], repeats: int) -> dict[str, Any]:
+    """The cases of one network on so many ranks."""
+    return {
+        "model": {"name": network},
+        "ready_s": moments,
+        "repeats": repeats,
+        "cases": dict(wire_bound(network, ranks)) | dict(latency_bound(ranks)),
+    }
+
+
+def wire_bound(network: ModelName, ranks: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Gradients in fp16, beside backward passes half as long, as long and twice as long as a ring of them all."""
+    ring_s = 2 * (ranks - 1) / ranks * GRADIENT_BYTES[network] / RATE_BYTE_S
+    pairs = {"algorithm": "hierarchical", "group_ranks": 2}
+    small = {"algorithm": "hierarchical", "group_ranks": 2, "up_to_kib": 256}
+    hybrid = {"algorithm": "hybrid", "choices": [small, {"algorithm": "ring"}]}
+
+    def case(times: float, **reduce: Any) -> dict[str, Any]:
+        return {"backward_s": round(times * ring_s, 2), "reduce": {"wire": "fp16", "lanes": 1, **reduce}}
+
+    yield "ring, 25 MiB, pass 1x", case(1, bucket_mib=25)
+    yield "ring, 4 MiB, 4 lanes, pass 0.5x", case(0.5, bucket_mib=4, lanes=4)
+    yield "ring, 1 MiB, 4 lanes, pass 2x", case(2, bucket_mib=1, lanes=4)
+    yield "pairs, 25 MiB, pass 1x", case(1, bucket_mib=25, **pairs)
+    yield "pairs, 4 MiB, 4 lanes, pass 1x", case(1, bucket_mib=4, lanes=4, **pairs)
+    yield "hybrid, 1 MiB, pass 1x", case(1, bucket_mib=1, **hybrid)
+    yield "hybrid, segments, pass 0.5x", case(0.5, front_end="flat", segments=[SEGMENTS[network]], **hybrid)
+
+
+def latency_bound(ranks: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One call for each gradient of at most 64 KiB, beside a pass that hides little of it."""
+    groups = [size for size in (2, 4) if size < ranks] or [2]
+    ways: dict[str, dict[str, Any]] = {"ring": {}}
+    ways |= {f"groups of {size}": {"algorithm": "hierarchical", "group_ranks": size} for size in groups}
+    for name, way in ways.items():
+        yield (
+            f"{name}, a call a small tensor",
+            {"backward_s": 0.1, "tensors": "small", "reduce": {"bucket_mib": 0.0001, "lanes": 1, **way}},
+        )
+
+
+def told(records: list[ReplayRecord]) -> str:
+    """All cases as a table, and how near they were come to."""
+    held = [(record.settings.model.name, case) for record in records for case in held_against(record)]
+    rows = [
+        [
+            model,
+            case.processes,
+            case.case,
+            f"{case.measured_s:.2f} ({case.low_s:.2f} to {case.high_s:.2f})",
+            case.n,
+            f"{case.simulated_s:.2f}",
+            *(f"{error:+.0f}" for error in (case.error_percent, case.apart_percent, case.beside_percent)),
+        ]
+        for model, case in held
+    ]
+    head = [
+        "network",
+        "ranks",
+        "case",
+        "measured s (quartiles)",
+        "n",
+        "simulated s",
+        "off %",
+        "no overlap",
+        "full overlap",
+    ]
+    parts = [tabulate(rows, headers=head, tablefmt="pipe", disable_numparse=True)]
+    parts += [summed_up(name, [case for _, case in held if is_small(case) == small]) for name, small in SETS.items()]
+    pairs = [
+        right for record in records for *_, right in rankings([one for one in held_against(record) if is_small(one)])
+    ]
+    parts.append(f"Latency-bound pairs beyond their quartiles in the right order: {sum(pairs)} of {len(pairs)}.")
+    return "\n\n".join(parts)
+
+
+SETS = {"Wire-bound": False, "Latency-bound": True}
+
+
+def is_small(case: Held) -> bool:
+    """Whether it is one of the small tensors alone."""
+    return case.settings.tensors == "small"
+
+
+def summed_up(name: str, cases: list[Held]) -> str:
+    """One line for a set of cases."""
+    if not cases:
+        return f"{name}: none."
+    found = verdict(cases)
+    return (
+        f"{name}: n = {found.n}, off by {found.median:.1f} % (median), {found.worst:.1f} % at most "
+        f"(allowed {found.worst_allowed:.0f}); no overlap {found.apart_median:.1f} %, full overlap "
+        f"{found.beside_median:.1f} %."
+    )
+
+
+if __name__ == "__main__":
+    main()

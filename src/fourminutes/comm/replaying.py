@@ -1,0 +1,160 @@
+"""Measuring the cases of a replay one after another, into a record that grows with each and can be gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import distributed
+
+from fourminutes.comm.bench import WARMUP_CALLS
+from fourminutes.comm.collectives import ALGORITHMS
+from fourminutes.comm.group import device_of, process_group
+from fourminutes.comm.launch import Launch, resolve_launch
+from fourminutes.comm.replay import replay_steps
+from fourminutes.comm.timing import arrangements, time_calls
+from fourminutes.comm.topology import Topology, discover, placement
+from fourminutes.comm.tune import require_several
+from fourminutes.comm.tuner import Readiness
+from fourminutes.errors import UserError
+from fourminutes.plan import WIRE_BYTES
+from fourminutes.plan.replay import SMALL_BYTES, ReplayCase, ReplayPlan
+from fourminutes.progress import progress
+from fourminutes.record import (
+    CollectiveTiming,
+    ReplayedCase,
+    ReplayRecord,
+    provenance,
+    read_record,
+    utc_now,
+    write_record,
+)
+from fourminutes.scale.layers import layers_of, readiness
+from fourminutes.scale.validate import stretched
+
+# Sizes of the collectives: from what latency decides about on, a factor apart that no bucket size is a power of.
+_SMALLEST_BYTES, _FACTOR = 768, 6
+_CALLS = 5
+_ON_ONE_HOST = 2  # ranks a group, where all share one host
+
+
+def run_replay(settings: ReplayPlan, out: Path, *, link: str = "") -> None:
+    """Measure what of the cases `out` does not hold yet; rank 0 writes it after each. Called by every process.
+
+    Raises:
+        UserError: one process alone was started; or `out` holds steps of other settings, or of other processes.
+    """
+    launch = require_several(resolve_launch())
+    with process_group(launch):
+        topology = discover(launch, _ON_ONE_HOST if launch.is_one_host else None)
+        record = _agreed(_begun(settings, out, launch, topology, link) if launch.is_first else None)
+        record = record.model_copy(update={"timings": record.timings or _timings(settings, launch, topology)})
+        missing = [name for name in settings.cases if name not in record.cases]
+        with progress(len(missing), "case", "replay", enabled=launch.is_first) as bar:
+            for name in missing:
+                done = _replayed(record, settings.cases[name], topology)
+                record = record.model_copy(update={"cases": {**record.cases, name: done}})
+                if launch.is_first:
+                    write_record(out, record)
+                bar.update()
+
+
+def _begun(settings: ReplayPlan, out: Path, launch: Launch, topology: Topology, link: str) -> ReplayRecord | UserError:
+    """The record so far: what `out` holds, or a new one without a case."""
+    where = placement(launch, topology)
+    whole = _readiness(settings)
+    new = ReplayRecord(
+        settings=settings,
+        tensor_bytes=whole.tensor_bytes,
+        ready_s=whole.ready_s,
+        placement=where,
+        provenance=provenance(),
+        group_ranks=topology.group_ranks,
+        link=link,
+        timings=(),
+        cases={},
+    )
+    if not out.is_file():
+        return new
+    try:
+        return _gone_on_with(read_record(out, ReplayRecord), new, out)
+    except UserError as error:
+        return error
+
+
+def _gone_on_with(old: ReplayRecord, new: ReplayRecord, out: Path) -> ReplayRecord:
+    """The old record, if its steps are of the same settings; cases may have come, and other ones gone."""
+    without = {"cases": new.settings.cases}
+    if old.settings.model_copy(update=without) != new.settings or old.placement.hosts != new.placement.hosts:
+        raise UserError(
+            f"{out}: holds steps of other settings or processes; take its name for another file, or delete it"
+        )
+    kept = {name: case for name, case in old.cases.items() if new.settings.cases.get(name) == case.settings}
+    return old.model_copy(update={"settings": new.settings, "cases": kept})
+
+
+def _agreed(first: ReplayRecord | UserError | None) -> ReplayRecord:
+    """Rank 0's answer for all; what it refuses, all do."""
+    values = [first]
+    distributed.broadcast_object_list(values, src=0)
+    if isinstance(values[0], ReplayRecord):
+        return values[0]
+    raise values[0] if isinstance(values[0], UserError) else UserError("rank 0 answered nothing")
+
+
+def _readiness(settings: ReplayPlan) -> Readiness:
+    """As measured, or shared out by arithmetic.
+
+    Raises:
+        UserError: there are not as many moments as tensors.
+    """
+    whole = readiness(layers_of(settings.model, settings.classes), 1.0)
+    if not settings.ready_s:
+        return whole
+    if len(settings.ready_s) != len(whole.tensor_bytes):
+        raise UserError(
+            f"ready_s: {len(settings.ready_s)} moments, but {settings.model.name} has "
+            f"{len(whole.tensor_bytes)} gradients"
+        )
+    return Readiness(whole.tensor_bytes, settings.ready_s)
+
+
+def _timings(settings: ReplayPlan, launch: Launch, topology: Topology) -> tuple[CollectiveTiming, ...]:
+    """The collectives alone, at sizes that no bucket has, in every arrangement and number format of the cases."""
+    wires = tuple(dict.fromkeys(case.reduce.wire for case in settings.cases.values()))
+    groups = sorted(_group_sizes(settings.cases) - {topology.group_ranks})
+    topologies = [topology, *(topology.regrouped(size) for size in groups)]
+    names = [name for name in ALGORITHMS if any(name in case.reduce.algorithms for case in settings.cases.values())]
+    items = arrangements(tuple({"ring": None, **dict.fromkeys(names)}), topologies, wires)
+    largest = sum(_readiness(settings).tensor_bytes) * max(WIRE_BYTES[wire] for wire in wires) // 4
+    sizes = [_SMALLEST_BYTES]
+    while sizes[-1] * _FACTOR < largest:
+        sizes.append(sizes[-1] * _FACTOR)
+    calls = [
+        time_calls(items, size, device_of(launch), repeats=_CALLS, warm_up=WARMUP_CALLS if size < SMALL_BYTES else 1)
+        for size in sizes
+    ]
+    return tuple(one.timing(launch.world_size) for own in calls for one in own)
+
+
+def _group_sizes(cases: Mapping[str, ReplayCase]) -> set[int]:
+    """Ranks a group that some case names."""
+    own = {case.reduce.group_ranks for case in cases.values()}
+    chosen = {choice.group_ranks for case in cases.values() for choice in case.reduce.choices}
+    return {size for size in own | chosen if size is not None}
+
+
+def _replayed(record: ReplayRecord, case: ReplayCase, topology: Topology) -> ReplayedCase:
+    settings = record.settings
+    whole = Readiness(record.tensor_bytes, record.ready_s)
+    own = topology.regrouped(case.reduce.group_ranks) if case.reduce.group_ranks else topology
+    times = replay_steps(
+        stretched(whole, case.backward_s, SMALL_BYTES if case.tensors == "small" else None),
+        case.reduce,
+        own,
+        forward_s=settings.forward_s,
+        optimizer_s=settings.optimizer_s,
+        repeats=settings.repeats,
+        warm_up=settings.warm_up,
+    )
+    return ReplayedCase(settings=case, step_s=tuple(times), written=utc_now())
