@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
 
 from fourminutes.comm.calls import Calls, StageCalls
 from fourminutes.errors import UserError
@@ -142,6 +141,8 @@ def fit_affine(steps: Sequence[float], moved_bytes: Sequence[float], seconds: Se
 
     What is squared is (predicted - measured) / measured, so that small messages count as much as large ones.
     """
+    from scipy.optimize import nnls  # takes a third of a second, which whoever fits nothing needn't wait for
+
     rows = np.array([steps, moved_bytes], dtype=float).T / np.array(seconds, dtype=float)[:, None]
     # Columns of like size, or the solver's tolerance would drop the seconds a byte beside the seconds a step.
     scale = np.linalg.norm(rows, axis=0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import distributed
@@ -17,7 +18,7 @@ from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.comm.tune import require_several
 from fourminutes.comm.tuner import Readiness
 from fourminutes.errors import UserError
-from fourminutes.plan import WIRE_BYTES
+from fourminutes.plan import WIRE_BYTES, ReducePlan
 from fourminutes.plan.replay import SMALL_BYTES, ReplayCase, ReplayPlan
 from fourminutes.progress import progress
 from fourminutes.record import (
@@ -35,6 +36,7 @@ from fourminutes.scale.validate import stretched
 # Sizes of the collectives: from what latency decides about on, a factor apart that no bucket size is a power of.
 _SMALLEST_BYTES, _FACTOR = 768, 6
 _CALLS = 5
+_ROW, _ROW_READY_S = 64, 0.01
 _ON_ONE_HOST = 2  # ranks a group, where all share one host
 
 
@@ -49,6 +51,8 @@ def run_replay(settings: ReplayPlan, out: Path, *, link: str = "") -> None:
         topology = discover(launch, _ON_ONE_HOST if launch.is_one_host else None)
         record = _agreed(_begun(settings, out, launch, topology, link) if launch.is_first else None)
         record = record.model_copy(update={"timings": record.timings or _timings(settings, launch, topology)})
+        if record.bucket_s is None:
+            record = record.model_copy(update={"bucket_s": _bucket_s(record.timings, topology)})
         missing = [name for name in settings.cases if name not in record.cases]
         with progress(len(missing), "case", "replay", enabled=launch.is_first) as bar:
             for name in missing:
@@ -135,6 +139,20 @@ def _timings(settings: ReplayPlan, launch: Launch, topology: Topology) -> tuple[
         for size in sizes
     ]
     return tuple(one.timing(launch.world_size) for own in calls for one in own)
+
+
+def _bucket_s(timings: Sequence[CollectiveTiming], topology: Topology) -> float:
+    """What a bucket takes besides its collective: casts, division, threads, on cores that ranks may share.
+
+    From a row of tiny buckets, all ready at once, by the library's all-reduce, one after another.
+    """
+    row = Readiness((_SMALLEST_BYTES,) * _ROW, (_ROW_READY_S,) * _ROW)
+    one_by_one = ReducePlan(bucket_mib=_SMALLEST_BYTES / 2**20, lanes=1)
+    steps_s = replay_steps(row, one_by_one, topology, forward_s=0.0, optimizer_s=0.0, repeats=_CALLS)
+    alone_s = next(
+        timing.median_s for timing in timings if timing.algorithm == "ring" and timing.message_bytes == _SMALLEST_BYTES
+    )
+    return max(0.0, (statistics.median(steps_s) - _ROW_READY_S) / _ROW - alone_s)
 
 
 def _group_sizes(cases: Mapping[str, ReplayCase]) -> set[int]:

@@ -33,4 +33,9 @@ class ReplayRecord(Record):
     group_ranks: int = Field(description="processes a group where a case names none")
     link: str = Field("", description="what the links are, in words")
     timings: tuple[CollectiveTiming, ...] = Field(description="the collectives by themselves, on the same processes")
+    bucket_s: float | None = Field(
+        None,
+        description="what handing a bucket over takes besides its collective, from a row of tiny ones, in seconds; null "
+        "before it is measured",
+    )
     cases: dict[str, ReplayedCase]

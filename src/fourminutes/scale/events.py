@@ -7,6 +7,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fourminutes.scale.network import Level, Part, total_s
 
 # Times that differ by less are the same event.
@@ -63,6 +66,19 @@ def _in_turn(ready_s: Sequence[float], ways: Sequence[Sequence[Part]]) -> tuple[
         end_s = begin_s + total_s(parts)
         travels.append(Travel(ready, begin_s, end_s))
     return tuple(travels)
+
+
+def last_ends_s(
+    ready_s: Sequence[float], ways: Sequence[Sequence[Part]], lanes: int, factors: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """When the last bucket is reduced, for each of several factors on the moments of readiness; in seconds."""
+    if lanes > 1:
+        ends = [communicate([factor * ready for ready in ready_s], ways, lanes) for factor in factors]
+        return np.array([max(travel.end_s for travel in travels) for travels in ends])
+    end_s = np.zeros_like(factors)
+    for ready, parts in zip(ready_s, ways, strict=True):
+        end_s = np.maximum(factors * ready, end_s) + total_s(parts)
+    return end_s
 
 
 def _enter(

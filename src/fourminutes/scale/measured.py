@@ -22,10 +22,12 @@ class Measured:
     Attributes:
         processes: how many were measured, and can be asked for.
         curves: by algorithm and ranks a group.
+        bucket_s: what a bucket takes besides its collective, in seconds.
     """
 
     processes: int
     curves: Mapping[Way, Curve]
+    bucket_s: float = 0.0
 
     def parts(self, algorithm: str, message_bytes: float, processes: int, group_ranks: int) -> tuple[Part, ...]:
         """One stage that is the whole.
@@ -41,9 +43,11 @@ class Measured:
         curve = self.curves[way]
         whole_s = curve.at(message_bytes)
         latency_s = min(whole_s, curve.seconds[0])
-        return (Part(algorithm, "outer", latency_s, whole_s - latency_s),)
+        return (Part(algorithm, "outer", latency_s + self.bucket_s, whole_s - latency_s),)
 
 
-def measured(timings: Sequence[CollectiveTiming], processes: int, wire: Wire) -> Measured:
+def measured(
+    timings: Sequence[CollectiveTiming], processes: int, wire: Wire, bucket_s: float | None = None
+) -> Measured:
     """From the timings in that number format."""
-    return Measured(processes, curves_of([timing for timing in timings if timing.wire == wire]))
+    return Measured(processes, curves_of([timing for timing in timings if timing.wire == wire]), bucket_s or 0.0)

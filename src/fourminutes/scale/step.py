@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from fourminutes.comm.fusion import Fused, fuse
 from fourminutes.comm.tuner import Readiness
 from fourminutes.plan import WIRE_BYTES, ReducePlan
-from fourminutes.scale.events import Travel, busy_s, communicate
+from fourminutes.scale.events import Travel, busy_s, communicate, last_ends_s
 from fourminutes.scale.network import Costs, Part
 
 # How finely the distribution of the slowest rank is taken; an odd number has its median.
@@ -107,8 +107,9 @@ def simulate_step(compute: Compute, reduce: ReducePlan, costs: Costs, processes:
     sizes = message_bytes(compute.readiness.tensor_bytes, buckets, reduce)
     ways = [way_of(reduce, costs, size, processes, reduce.group_ranks or group_ranks) for size in sizes]
     own_s = compute.total_s - compute.optimizer_s
-    factors = slowest_factors(processes, compute.spread)
-    steps = [_step_s(compute, ready_s, ways, reduce.lanes, factor) for factor in factors]
+    factors = np.array(slowest_factors(processes, compute.spread))
+    ends_s = np.maximum(factors * compute.backward_s, last_ends_s(ready_s, ways, reduce.lanes, factors))
+    steps = (compute.input_s + compute.forward_s) * factors + ends_s + compute.optimizer_s
     travels = communicate(ready_s, ways, reduce.lanes)
     exposed_s = max(0.0, max(travel.end_s for travel in travels) - compute.backward_s)
     return Step(
@@ -150,7 +151,7 @@ def slowest_factors(processes: int, spread: float) -> tuple[float, ...]:
 @lru_cache(maxsize=4096)
 def _slowest_factors(processes: int, spread: float) -> tuple[float, ...]:
     uniform = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    return tuple(np.maximum(0.0, 1 + spread * norm.ppf(uniform ** (1 / processes))).tolist())
+    return tuple(np.maximum(0.0, 1 + spread * ndtri(uniform ** (1 / processes))).tolist())
 
 
 def _ready_s(readiness: Readiness, buckets: Fused) -> list[float]:
@@ -160,13 +161,3 @@ def _ready_s(readiness: Readiness, buckets: Fused) -> list[float]:
         latest_s = max(latest_s, *(readiness.ready_s[number] for number in bucket))
         ready_s.append(latest_s)
     return ready_s
-
-
-def _step_s(
-    compute: Compute, ready_s: Sequence[float], ways: Sequence[Sequence[Part]], lanes: int, factor: float
-) -> float:
-    """Length of a step in which the slowest rank computes `factor` times as long as the mean."""
-    begin_s = (compute.input_s + compute.forward_s) * factor
-    travels = communicate([factor * ready for ready in ready_s], ways, lanes)
-    end_s = max(factor * compute.backward_s, *(travel.end_s for travel in travels))
-    return begin_s + end_s + compute.optimizer_s

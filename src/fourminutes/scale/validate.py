@@ -78,7 +78,7 @@ def _held(record: ReplayRecord, name: str, case: ReplayedCase) -> Held:
     reduce = settings.reduce
     readiness = _readiness(record, settings)
     compute = Compute(0.0, record.settings.forward_s, readiness, record.settings.optimizer_s)
-    costs = measured(record.timings, processes, reduce.wire)
+    costs = measured(record.timings, processes, reduce.wire, record.bucket_s)
     step = simulate_step(compute, reduce, costs, processes, record.group_ranks)
     sizes = message_bytes(readiness.tensor_bytes, buckets_of(readiness.tensor_bytes, reduce), reduce)
     groups = reduce.group_ranks or record.group_ranks
