@@ -50,9 +50,11 @@ def run_replay(settings: ReplayPlan, out: Path, *, link: str = "") -> None:
     with process_group(launch):
         topology = discover(launch, _ON_ONE_HOST if launch.is_one_host else None)
         record = _agreed(_begun(settings, out, launch, topology, link) if launch.is_first else None)
-        record = record.model_copy(update={"timings": record.timings or _timings(settings, launch, topology)})
         if record.bucket_s is None:
-            record = record.model_copy(update={"bucket_s": _bucket_s(record.timings, topology)})
+            timings = record.timings or _timings(settings, launch, topology)
+            record = record.model_copy(update={"timings": timings, "bucket_s": _bucket_s(timings, topology)})
+            if launch.is_first:
+                write_record(out, record)
         missing = [name for name in settings.cases if name not in record.cases]
         with progress(len(missing), "case", "replay", enabled=launch.is_first) as bar:
             for name in missing:

@@ -35,7 +35,7 @@ class ReplayRecord(Record):
     timings: tuple[CollectiveTiming, ...] = Field(description="the collectives by themselves, on the same processes")
     bucket_s: float | None = Field(
         None,
-        description="what handing a bucket over takes besides its collective, from a row of tiny ones, in seconds; null "
-        "before it is measured",
+        description="what handing a bucket over takes besides its collective, from a row of tiny ones, in seconds; "
+        "null before it is measured",
     )
     cases: dict[str, ReplayedCase]
