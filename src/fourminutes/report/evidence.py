@@ -26,6 +26,11 @@ class Sourced(Generic[AnyRecord]):
     path: Path
     record: AnyRecord
 
+    @property
+    def anchor(self) -> str:
+        """The place on the page where the record's provenance stands."""
+        return f"record-{self.path.with_suffix('').as_posix().replace('/', '-')}"
+
 
 @dataclass(frozen=True)
 class Run:

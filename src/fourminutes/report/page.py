@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,16 +11,15 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from fourminutes.record import Provenance, RunRecord, SweepRecord
+from fourminutes.record import CommRecord, Provenance, ReplayRecord, RunRecord, ScaleRecord, SweepRecord
 from fourminutes.report import drawing, words
-from fourminutes.report.evidence import Evidence
+from fourminutes.report.evidence import Evidence, Sourced
 from fourminutes.report.names import FIGURE_FORMATS, FIGURES, TABLE_FORMATS, TABLES
 from fourminutes.report.published import Fact, Text, published
 from fourminutes.report.summary import key_numbers, sentences
 from fourminutes.report.table import Cell, Table
 from fourminutes.report.tables import anchor
 from fourminutes.report.tables_claims import arm_anchor
-from fourminutes.report.tables_validation import replay_anchor
 
 _HERE = Path(__file__).parent
 
@@ -173,19 +172,20 @@ def _origins(evidence: Evidence) -> list[Origin]:
         Origin(arm_anchor(arm), arm.name, arm.path.as_posix(), _training_lines(arm.record)) for arm in evidence.arms
     ]
     measured = [
-        Origin(f"record-{index}", kind, sourced.path.as_posix(), _provenance_lines(sourced.record.provenance))
-        for index, (kind, sourced) in enumerate(
-            [
-                *(("collectives", comm) for comm in evidence.comms),
-                *((("prediction", evidence.scale),) if evidence.scale else ()),
-            ]
-        )
+        Origin(sourced.anchor, kind, sourced.path.as_posix(), _provenance_lines(sourced.record.provenance))
+        for kind, sourced in _measured(evidence)
     ]
-    replays = [
-        Origin(replay_anchor(one), one.path.stem, one.path.as_posix(), _provenance_lines(one.record.provenance))
-        for one in evidence.replays
-    ]
-    return runs + sweeps + measured + replays
+    return runs + sweeps + measured
+
+
+def _measured(
+    evidence: Evidence,
+) -> Iterator[tuple[str, Sourced[CommRecord] | Sourced[ReplayRecord] | Sourced[ScaleRecord]]]:
+    """The records that are no training, each with what it is."""
+    yield from (("collectives", comm) for comm in evidence.comms)
+    yield from (("replayed steps", replay) for replay in evidence.replays)
+    if evidence.scale:
+        yield "prediction", evidence.scale
 
 
 def _run_lines(record: RunRecord) -> tuple[tuple[str, str], ...]:

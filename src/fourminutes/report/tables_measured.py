@@ -24,7 +24,10 @@ def allreduce_table(evidence: Evidence) -> Table:
         Column("record", "record", csv_only=True),
     )
     rows = [
-        Row(_timing_cells(timing) | {"processes": len(comm.record.placement.hosts), "record": comm.path.as_posix()})
+        Row(
+            _timing_cells(timing) | {"processes": len(comm.record.placement.hosts), "record": comm.path.as_posix()},
+            anchor=comm.anchor,
+        )
         for comm in evidence.comms
         for timing in sorted(comm.record.timings, key=_order)
     ]
@@ -65,7 +68,8 @@ def scaling_table(evidence: Evidence) -> Table:
         cells[f"efficiency_percent_{prediction.processes}"] = prediction.efficiency_percent
     assumptions = evidence.scale.record.assumptions if evidence.scale else ()
     notes = ("Efficiency in % against one process; the heading is the number of processes.", *assumptions)
-    return Table("scaling", columns, tuple(Row(cells, "predicted") for cells in lines.values()), notes)
+    anchor = evidence.scale.anchor if evidence.scale else None
+    return Table("scaling", columns, tuple(Row(cells, "predicted", anchor) for cells in lines.values()), notes)
 
 
 def data_table(evidence: Evidence) -> Table:

@@ -34,16 +34,11 @@ def validation_table(evidence: Evidence) -> Table:
         Column("record", "record", csv_only=True),
     )
     rows = tuple(
-        Row(_cells(replay, case) | {"record": replay.path.as_posix()}, anchor=replay_anchor(replay))
+        Row(_cells(replay, case) | {"record": replay.path.as_posix()}, anchor=replay.anchor)
         for replay in evidence.replays
         for case in held_against(replay.record)
     )
     return Table("validation", columns, rows, tuple(_notes(evidence)), empty="No step has been replayed yet.")
-
-
-def replay_anchor(replay: Sourced[ReplayRecord]) -> str:
-    """The place on the page where the record's provenance stands."""
-    return f"record-replay-{replay.path.stem}"
 
 
 def _signed(percent: float) -> str:
