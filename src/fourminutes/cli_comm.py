@@ -43,7 +43,7 @@ def bench(
     from fourminutes.comm.watched import watched
     from fourminutes.record import write_record
 
-    _require_json(out)
+    require_json(out)
     loaded = load_plan(plan) if plan else None
     if loaded and loaded.comm is None:
         raise UserError(f"{plan}: has no comm block; add one, or leave --plan out")
@@ -89,7 +89,7 @@ def tune(
     from fourminutes.comm.watched import watched
     from fourminutes.record import write_record
 
-    _require_json(out)
+    require_json(out)
     if (plan is None) != (run is None):
         raise UserError("--plan, --run: go together; give both, or none to tune for any model")
     sizes = group_ranks_of(groups)
@@ -106,7 +106,7 @@ def tune(
         print(tuning.model_dump_json(indent=1) if json_ else tuning_table(tuning))
 
 
-def _require_json(out: Path) -> None:
+def require_json(out: Path) -> None:
     """Make sure that the record has a name of its own, before anything is measured for it."""
     if out.suffix != ".json":
         raise UserError(f"--out {out}: must end in .json")

@@ -77,3 +77,4 @@ class ReportPlan(PlanModel):
         (), description="globs of run records to draw from, beside the plan's own; relative to the clone's root"
     )
     comm_records: tuple[str, ...] = Field((), description="globs of collective measurements to draw from, likewise")
+    scaling_records: tuple[str, ...] = Field((), description="globs of measured series to draw from, likewise")

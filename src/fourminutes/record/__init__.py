@@ -14,9 +14,10 @@ from fourminutes.record.measure import (
     StageFit,
     Tuning,
 )
-from fourminutes.record.outdated import outdated_records, sweep_as_asked
+from fourminutes.record.outdated import outdated_records, scaling_as_asked, sweep_as_asked
 from fourminutes.record.provenance import Provenance, code, provenance, utc_now
 from fourminutes.record.run import Epoch, Placement, Reduction, RunRecord, Session, StepTimes, TracedSpan, TracedStep
+from fourminutes.record.scaling import Repeat, ScalingRecord
 from fourminutes.record.sweep import SweepRecord, Trial
 
 __all__ = [
@@ -34,8 +35,10 @@ __all__ = [
     "Provenance",
     "Record",
     "Reduction",
+    "Repeat",
     "RunRecord",
     "ScaleRecord",
+    "ScalingRecord",
     "Session",
     "ShardEntry",
     "ShardRecord",
@@ -53,6 +56,7 @@ __all__ = [
     "packed_hits",
     "provenance",
     "read_record",
+    "scaling_as_asked",
     "sweep_as_asked",
     "unpacked_hits",
     "utc_now",

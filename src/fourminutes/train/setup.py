@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from fourminutes.comm.fusion import Fused, fuse
 from fourminutes.comm.hook import HybridState, hybrid_hook
 from fourminutes.comm.launch import Launch
 from fourminutes.comm.topology import Topology
-from fourminutes.data.loader import Loader, LoaderState, training_loader, validation_loader
+from fourminutes.data.loader import Batch, Loader, LoaderState, training_loader, validation_loader
 from fourminutes.errors import UserError
 from fourminutes.models import build_model
 from fourminutes.optim import build_optimizer
@@ -51,15 +51,61 @@ class Position:
     state: LoaderState | None = None
 
 
+class Batches(Protocol):
+    """What a `Loader` is to a training: batches, epoch after epoch."""
+
+    samples_per_epoch: int
+
+    def epoch(self) -> Iterator[Batch]:
+        """As `Loader.epoch`."""
+
+    def state(self) -> LoaderState:
+        """As `Loader.state`."""
+
+
+class Source(Protocol):
+    """What a training reads, on one process."""
+
+    @property
+    def settings(self) -> RunPlan:
+        """The run's."""
+
+    @property
+    def launch(self) -> Launch:
+        """This process's place."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches lie."""
+
+    @property
+    def class_count(self) -> int:
+        """Number of labels."""
+
+    def training(self, position: Position) -> Batches:
+        """The training batches from `position` on."""
+
+    def validation(self) -> Batches:
+        """The validation batches, the same in every epoch."""
+
+    def recalibration(self, epoch: int) -> Iterator[Tensor]:
+        """Pictures on which to measure batch norm's statistics anew after `epoch`."""
+
+
 @dataclass(frozen=True)
 class Input:
-    """Where one process gets its pictures from."""
+    """The `Source` of a data set's shards."""
 
     settings: RunPlan
     manifest: Manifest
     folder: Path
     launch: Launch
     device: torch.device
+
+    @property
+    def class_count(self) -> int:
+        """Number of labels."""
+        return len(self.manifest.classes)
 
     def training(self, position: Position) -> Loader:
         """The training batches from `position` on."""
@@ -123,9 +169,9 @@ class Parts:
     reduce_state: HybridState | None
     optimizer: Optimizer
     loss_scale: LossScale
-    input: Input
-    training: Loader
-    validation: Loader
+    input: Source
+    training: Batches
+    validation: Batches
 
     @cached_property
     def weights(self) -> list[nn.Parameter]:
@@ -174,7 +220,7 @@ class Parts:
 
 
 def set_up(
-    source: Input, topology: Topology, ranks: Ranks, position: Position, kept_tuning: Path | None = None
+    source: Source, topology: Topology, ranks: Ranks, position: Position, kept_tuning: Path | None = None
 ) -> Parts:
     """Put the parts together; the loader goes on from `position`.
 
@@ -188,7 +234,7 @@ def set_up(
     settings, device, launch = source.settings, source.device, source.launch
     seed_everything(settings.seed, launch.rank, position.epoch)
     settle_arithmetic()
-    model = build_model(settings.model, len(source.manifest.classes), seed=settings.seed).to(device)
+    model = build_model(settings.model, source.class_count, seed=settings.seed).to(device)
     model = share_statistics(model, settings.batch.bn_span, launch.rank, launch.world_size)
     network = in_precision(model, settings.precision, device)
     require_agreement(ranks, topology.hosts, {"network": network_in_words(model)})

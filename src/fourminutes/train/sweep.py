@@ -93,7 +93,7 @@ def with_value(run: RunPlan, key: str, value: float, seed: int) -> RunPlan:
 
 
 def _sweep(arm: Arm, place: Place, asked_to_stop: Callable[[], int]) -> SweepRecord | None:
-    require_agreement(place.ranks, place.topology.hosts, identity(arm.sweep.run, arm.manifest))
+    require_agreement(place.ranks, place.topology.hosts, identity(arm.sweep.run, arm.manifest.dataset_hash))
     arm = replace(arm, taken_over=place.ranks.first(place.ranks.on_first(lambda: _taken_over(arm))))
     made = place.ranks.first(place.ranks.on_first(lambda: _made_before(arm))) or {}
     trials: list[Trial] = []
