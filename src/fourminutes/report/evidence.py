@@ -12,6 +12,7 @@ from fourminutes.plan import Plan, RunPlan
 from fourminutes.record import CommRecord, Manifest, Record, RunRecord, ScaleRecord, read_record
 from fourminutes.report.arms import Arm, read_arms
 from fourminutes.report.claims import Judgement, judge
+from fourminutes.report.scalings import Scaling, read_scalings
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -75,6 +76,7 @@ class Evidence:
     scale: Sourced[ScaleRecord] | None
     manifest: Sourced[Manifest] | None
     arms: tuple[Arm, ...]
+    scalings: tuple[Scaling, ...] = ()
 
     @property
     def missing_sweeps(self) -> tuple[str, ...]:
@@ -111,6 +113,7 @@ def gather(plan: Plan) -> Evidence:
         scale=_optional(plan.scale_record, ScaleRecord),
         manifest=_optional(plan.manifest, Manifest),
         arms=read_arms(plan),
+        scalings=read_scalings(plan, _existing([*plan.scaling_records, *_matching(plan.report.scaling_records)])),
     )
 
 

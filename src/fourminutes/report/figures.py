@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from fourminutes.report import figures_claims, figures_runs, figures_scale, figures_steps
+from fourminutes.report import figures_claims, figures_runs, figures_scale, figures_scaling, figures_steps
 from fourminutes.report.evidence import Evidence
 
 BUILDERS: dict[str, Callable[[Evidence], Figure]] = {
@@ -16,6 +16,7 @@ BUILDERS: dict[str, Callable[[Evidence], Figure]] = {
     "time-split": figures_runs.time_split,
     "allreduce": figures_runs.allreduce,
     "overlap": figures_steps.overlap,
+    "scaling-measured": figures_scaling.measured_scaling,
     "scaling": figures_scale.scaling,
     "scalability": figures_scale.scalability,
     "systems": figures_scale.systems,

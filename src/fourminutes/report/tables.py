@@ -10,6 +10,7 @@ from fourminutes.report.published import Ablation, Headline, System, Text, publi
 from fourminutes.report.table import Cell, Column, Row, Table, digits
 from fourminutes.report.tables_claims import claims_table, ledger_table, sweeps_table
 from fourminutes.report.tables_measured import allreduce_table, data_table, scaling_table
+from fourminutes.report.tables_scaling import measured_scaling_table
 
 
 def runs_table(evidence: Evidence) -> Table:
@@ -254,6 +255,7 @@ BUILDERS: dict[str, Callable[[Evidence], Table]] = {
     "systems": systems_table,
     "allreduce": allreduce_table,
     "steps": steps_table,
+    "scaling-measured": measured_scaling_table,
     "scaling": scaling_table,
     "data": data_table,
     "claims": claims_table,
