@@ -40,12 +40,13 @@ rule data:
         SHARDS,
 
 
-# What `snakemake train` makes: the record of every run, the ledger of every sweep, and the measured collectives.
+# What `snakemake train` makes: the record of every run, the ledger of every sweep, the measured collectives and series.
 rule train:
     input:
         RUN_RECORDS,
         SWEEP_RECORDS,
         COMM_RECORD,
+        SCALING_RECORDS,
 
 
 if PLAN.data:
@@ -62,6 +63,11 @@ if PLAN.sweeps:
 if PLAN.comm:
 
     include: "workflow/rules/comm.smk"
+
+
+if PLAN.scaling:
+
+    include: "workflow/rules/scaling.smk"
 
 
 if PLAN.scale:
