@@ -14,6 +14,7 @@ import yaml
 from scaling_records import SPLIT, SPREAD, repeats, scaling_record
 from sweep_records import PROVENANCE
 
+from fourminutes.doctor.needs import jobs_of, needs_pictures
 from fourminutes.errors import UserError
 from fourminutes.plan import Plan, load_plan, series_settings, speed_hash
 from fourminutes.record import outdated_records, write_record
@@ -22,6 +23,7 @@ from fourminutes.report.evidence import gather
 from fourminutes.report.figures_scaling import measured_scaling
 from fourminutes.report.page import _origins as origins
 from fourminutes.report.scalings import efficiency, in_a_line, middle
+from fourminutes.report.summary import _measured_scaling
 from fourminutes.report.tables_scaling import measured_scaling_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -271,10 +273,33 @@ def test_a_plan_that_only_draws_takes_the_series_that_its_globs_match(here: Path
     assert [one.record.processes for one in gather(load_plan(path)).scalings] == [1, 2]
 
 
+def test_the_summary_tells_what_the_most_processes_keep_and_how_sure_that_is(here: Path):
+    plan = plan_of(here, weak=SERIES, worse=SERIES | {"steps": 5})
+    for name, slower in (("weak", 1.25), ("worse", 2.0)):
+        for size in (1, 2, 4):
+            step_s = 1.0 if size == 1 else slower
+            write_record(plan.scaling_record(name, size), scaling_record(plan, name, size, step_s=step_s))
+    told = "Measured on 4 processes, weak keeps 80 % (95 %: 53 to 120) of 4 times the rate of one."
+    assert _measured_scaling(gather(plan)) == [told]
+    assert _measured_scaling(gather(plan_of(here, weak=SERIES | {"world_sizes": [1]}))) == []
+
+
 def test_a_line_tells_rate_interval_and_split(here: Path):
     line = in_a_line(scaling_record(plan_of(here, weak=SERIES), "weak", 2))
     assert line.startswith("weak on 2 processes: 96.0 images/s (95 %: 80.0 to 120.0), 1,000.0 ms a step: input 5.0 %")
     assert line.endswith("forward 25.0 %, backward 50.0 %, comm 12.5 %, update 5.5 %, other 2.0 %")
+
+
+def test_the_doctor_knows_the_jobs_of_a_series_and_what_they_read(here: Path):
+    jobs = {job.name: job for job in jobs_of(plan_of(here, weak=SERIES))}
+    assert {jobs[f"weak on {size}"].rule for size in (1, 2, 4, 8)} == {"measure_scaling"}
+    assert (jobs["weak on 8"].nodes, jobs["weak on 8"].per_node, jobs["weak on 8"].cores) == (2, 4, 3)
+    for kind, reads in (("real", True), ("synthetic", False)):
+        plan = plan_of(here, weak=SERIES | {"input": kind})
+        for path in (plan.manifest, plan.run_record("big")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        assert needs_pictures(plan) == reads
 
 
 # --- outdated records -----------------------------------------------------------------------------------------------

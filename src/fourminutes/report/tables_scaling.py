@@ -85,9 +85,9 @@ def _numbers(key: str, estimated: Estimated | None) -> dict[str, Cell]:
 
 def _notes(evidence: Evidence) -> Iterator[str]:
     yield (
-        "img/s: median of n repeats of several steps each, and its 95 % interval by order statistics; eff. %: share of "
-        "as many times the rate of one process; step: batch / img/s; its shares are rank 0's; comm: what no computing "
-        "hides."
+        "img/s: median of n repeats of some steps each, and its 95 % interval by order statistics, of one start: what "
+        "differs from start to start is not in it; eff. %: share of as many times the rate of one process; step ms: "
+        "batch / img/s; its shares are rank 0's; comm: what no computing hides."
     )
     if any(one.of_node for one in evidence.scalings):
         yield "of nodes %: share of as many times the rate of one full node."
