@@ -34,10 +34,10 @@ from fourminutes.train.timeline import Timeline, summed
 BIN = Path(sys.executable).parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 SERIES: dict[str, Any] = {
-    "weak": {"run": "run", "world_sizes": [1, 2], "input": "synthetic", "warmup_steps": 2, "steps": 2},
+    "weak": {"run": "run", "world_sizes": [1, 2], "input": "synthetic", "warmup_steps": 2, "steps": 2, "repeats": 7},
     "strong": {"run": "run", "mode": "strong", "world_sizes": [1, 2, 8], "input": "synthetic"},
     # Of 5 steps an epoch, so that it goes through several.
-    "real": {"run": "run", "world_sizes": [1], "warmup_steps": 2, "steps": 2},
+    "real": {"run": "run", "world_sizes": [1], "warmup_steps": 2, "steps": 2, "repeats": 7},
     "endless": {"run": "run", "world_sizes": [1, 2], "input": "synthetic", "steps": 100_000},
 }
 STEPS = 2 + 2 * 7

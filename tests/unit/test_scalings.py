@@ -185,6 +185,14 @@ def test_efficiencies_are_those_worked_out_by_hand(here: Path):
         assert rows[8][f"{name}_percent"] == pytest.approx(100 * SPLIT[names.get(name, f"{name}_s")])
 
 
+def test_nodes_are_compared_only_with_one_as_full(here: Path):
+    plan = plan_of(here, weak=SERIES | {"processes_per_node": None, "world_sizes": [3, 4, 6, 8]})
+    for size in (3, 4, 6, 8):  # six on two nodes of four are four and two
+        write_record(plan.scaling_record("weak", size), scaling_record(plan, "weak", size, per_node=4))
+    known = {one.record.processes: one.of_node and one.of_node.value for one in gather(plan).scalings}
+    assert known == {3: None, 4: 100, 6: None, 8: 100}
+
+
 def test_strong_scaling_is_compared_by_the_same_batch(here: Path):
     plan = plan_of(here, strong=SERIES | {"mode": "strong", "world_sizes": [1, 2]})
     one, two = (scaling_record(plan, "strong", size, step_s=step_s) for size, step_s in ((1, 1.0), (2, 0.625)))

@@ -35,9 +35,12 @@ class ScalingPlan(PlanModel):
         "device, which needs no shards",
     )
     warmup_steps: int = Field(10, ge=1, description="steps before the first that is timed")
-    steps: int = Field(20, ge=1, description="timed steps of each repeat")
+    steps: int = Field(10, ge=1, description="timed steps of each repeat")
     repeats: int = Field(
-        7, ge=7, description="times that so many steps are timed; fewer than seven give medians no 95 % interval"
+        11,
+        ge=7,
+        description="times that so many steps are timed; fewer than 7 give medians no 95 % interval, from 11 on one "
+        "repeat that was disturbed does not widen it",
     )
 
     @property

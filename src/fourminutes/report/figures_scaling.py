@@ -13,7 +13,7 @@ from fourminutes.report.drawing import DASHED, PAGE_IN, QUIET, log_ticks, new_fi
 from fourminutes.report.evidence import Evidence
 from fourminutes.report.scalings import Estimated, Scaling
 
-_LEAST_TOP = 105.0
+_LEAST_TOP, _MOST_OF_A_BAR = 105.0, 150.0
 
 
 def measured_scaling(evidence: Evidence) -> Figure:
@@ -75,7 +75,11 @@ def _draw_ideal(rate: Axes, points: Sequence[Scaling]) -> None:
 
 
 def _finish(efficiency: Axes, rate: Axes, scalings: Sequence[Scaling]) -> None:
-    highest = max([_LEAST_TOP, *(one.of_process.high for one in scalings if one.of_process)])
+    known = [one.of_process for one in scalings if one.of_process]
+    # Every point, but not all of a bar that would leave the others no room.
+    highest = max(
+        [_LEAST_TOP, *(share.value for share in known), *(min(share.high, _MOST_OF_A_BAR) for share in known)]
+    )
     efficiency.set(title="Efficiency, % of one process scaled up", ylim=(0, 1.02 * highest))
     rate.set(title="Images/s", yscale="log")
     log_ticks(rate.yaxis)

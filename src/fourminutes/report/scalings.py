@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,11 +138,17 @@ def _of_process(record: ScalingRecord, alike: Sequence[ScalingRecord]) -> Estima
 
 
 def _of_node(record: ScalingRecord, alike: Sequence[ScalingRecord]) -> Estimated | None:
-    """Efficiency against one full node scaled up, where one was measured, and several."""
-    per_node = {one.processes // one.nodes for one in alike if one.nodes > 1}
-    base = next((one for one in alike if one.nodes == 1 and one.processes in per_node), None)
-    is_of_nodes = record is base or record.nodes > 1
-    return efficiency(record, base, record.nodes) if base and is_of_nodes else None
+    """Efficiency against one node as full scaled up, where one was measured, and several."""
+    as_full = [one for one in alike if _per_node(one) == _per_node(record)]
+    base = next((one for one in as_full if one.nodes == 1), None)
+    several = any(one.nodes > 1 for one in as_full)
+    return efficiency(record, base, record.nodes) if base and several else None
+
+
+def _per_node(record: ScalingRecord) -> int | None:
+    """Processes on each node; None where some have more than others."""
+    sizes = set(Counter(record.placement.hosts).values())
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _comparable(record: ScalingRecord, records: Iterable[ScalingRecord]) -> list[ScalingRecord]:
