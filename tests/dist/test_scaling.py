@@ -28,7 +28,7 @@ from fourminutes.train.accounting import PARTS
 from fourminutes.train.held import HeldInput
 from fourminutes.train.listen import StepNews
 from fourminutes.train.scaling import Counted
-from fourminutes.train.setup import Position
+from fourminutes.train.source import Position
 from fourminutes.train.timeline import Timeline, summed
 
 BIN = Path(sys.executable).parent

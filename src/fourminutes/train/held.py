@@ -14,7 +14,7 @@ from torch import Tensor
 from fourminutes.comm.launch import Launch
 from fourminutes.data.loader import Batch, LoaderState
 from fourminutes.plan import RunPlan
-from fourminutes.train.setup import Position
+from fourminutes.train.source import Position
 
 
 class HeldBatches:

@@ -34,7 +34,8 @@ from fourminutes.train.mlperf import MlperfLog
 from fourminutes.train.precision import arithmetic
 from fourminutes.train.ranks import Ranks
 from fourminutes.train.requirements import data_of, in_words, require_fit
-from fourminutes.train.setup import Input, Parts, Position, set_up, settle_buckets
+from fourminutes.train.setup import Parts, set_up, settle_buckets
+from fourminutes.train.source import Input, Position
 from fourminutes.train.tensorboard import tensorboard
 from fourminutes.train.trace_file import TraceFile
 from fourminutes.train.writer import CheckpointWriter

@@ -24,7 +24,8 @@ from fourminutes.train.listen import Listener, StepNews
 from fourminutes.train.loop import one_step, stepper_of
 from fourminutes.train.requirements import data_of, in_words, require_fit, require_place
 from fourminutes.train.run import Place, identity, joined, placed
-from fourminutes.train.setup import Input, Parts, Position, Source, set_up, settle_buckets
+from fourminutes.train.setup import Parts, set_up, settle_buckets
+from fourminutes.train.source import Input, Position, Source
 from fourminutes.train.timeline import Timeline, summed
 
 _IMAGENET_CLASSES = 1000
