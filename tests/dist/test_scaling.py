@@ -98,6 +98,8 @@ def assert_adds_up(record: ScalingRecord) -> None:
         assert sum(repeat.steps_s) == pytest.approx(repeat.times.total_s)
         assert sum(getattr(repeat.times, f"{part}_s") for part in PARTS) == pytest.approx(repeat.times.total_s)
         assert min(repeat.times.forward_s, repeat.times.backward_s, repeat.times.optimizer_s) > 0
+        assert len(repeat.waited_s) == record.processes
+        assert repeat.waited_s[0] == pytest.approx(repeat.times.exposed_reduce_s)
         assert (repeat.times.evaluation_s, repeat.times.checkpoint_s) == (0, 0)
         images = record.settings.batch.global_batch * len(repeat.steps_s)
         assert rate * repeat.times.total_s == pytest.approx(images)

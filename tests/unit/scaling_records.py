@@ -46,8 +46,15 @@ def scaling_record(
 
 
 def repeats(steps_s: Sequence[float]) -> tuple[Repeat, ...]:
-    """Two steps each, of one and three parts of the time of both."""
-    return tuple(Repeat(steps_s=(0.5 * step_s, 1.5 * step_s), times=_times(2 * step_s)) for step_s in steps_s)
+    """Two steps each, of one and three parts of the time of both; a second rank waits half as long as the first."""
+    return tuple(
+        Repeat(
+            steps_s=(0.5 * step_s, 1.5 * step_s),
+            times=_times(2 * step_s),
+            waited_s=(2 * step_s * SPLIT["exposed_reduce_s"], step_s * SPLIT["exposed_reduce_s"]),
+        )
+        for step_s in steps_s
+    )
 
 
 def _times(seconds: float) -> StepTimes:

@@ -183,6 +183,7 @@ def test_efficiencies_are_those_worked_out_by_hand(here: Path):
     names = {"input": "input_wait_s", "comm": "exposed_reduce_s", "update": "optimizer_s"}
     for name in ("input", "forward", "backward", "comm", "update", "other"):
         assert rows[8][f"{name}_percent"] == pytest.approx(100 * SPLIT[names.get(name, f"{name}_s")])
+    assert rows[8]["least_comm_percent"] == pytest.approx(6.25)
 
 
 def test_nodes_are_compared_only_with_one_as_full(here: Path):

@@ -17,6 +17,10 @@ class Repeat(Record):
 
     steps_s: tuple[float, ...] = Field(min_length=1, description="length of each step; together `times.total_s`")
     times: StepTimes = Field(description="where the time of all these steps went")
+    waited_s: tuple[float, ...] = Field(
+        description="waiting for gradients after the backward pass, by rank; of that the least is the reduction's own, "
+        "and the rest is for the slowest rank"
+    )
 
     @property
     def step_s(self) -> float:
@@ -56,7 +60,16 @@ class ScalingRecord(Record):
         """Images a second over all processes, of each repeat."""
         return tuple(self.settings.batch.global_batch / repeat.step_s for repeat in self.repeats)
 
+    @property
+    def total_s(self) -> float:
+        """Time of all timed steps, in seconds."""
+        return sum(repeat.times.total_s for repeat in self.repeats)
+
+    @property
+    def least_wait_percent(self) -> float:
+        """What the rank that waited least for gradients, in each repeat, waited; share of the time, in percent."""
+        return 100 * sum(min(repeat.waited_s) for repeat in self.repeats) / self.total_s
+
     def percent(self, part: str) -> float:
-        """Share of `part`, a field of `StepTimes`, in the time of all timed steps, in percent."""
-        whole_s = sum(repeat.times.total_s for repeat in self.repeats)
-        return 100 * sum(float(getattr(repeat.times, part)) for repeat in self.repeats) / whole_s
+        """Share of `part`, a field of `StepTimes`, in the time of all timed steps on rank 0, in percent."""
+        return 100 * sum(float(getattr(repeat.times, part)) for repeat in self.repeats) / self.total_s

@@ -38,7 +38,7 @@ def _columns(evidence: Evidence) -> tuple[Column, ...]:
         *_estimated("efficiency_percent", "eff. %", shown=False),
         *_estimated("node_efficiency_percent", "of nodes %", shown=False, hidden=no_nodes),
         Column("step_ms", "step ms", digits(1)),
-        *(Column(f"{name}_percent", f"{name} %", digits(1)) for _, name in STEP_PARTS),
+        *_shares(),
         Column("steps", "steps", digits(0), csv_only=True),
         Column("n", "n", digits(0)),
         Column("skipped_steps", "skipped", digits(0), csv_only=True),
@@ -51,6 +51,14 @@ def _estimated(key: str, heading: str, *, shown: bool, hidden: bool = False) -> 
     yield Column(key, heading, digits(1), csv_only=hidden)
     yield Column(f"{key}_low", "from", digits(1), csv_only=hidden or not shown)
     yield Column(f"{key}_high", "to", digits(1), csv_only=hidden or not shown)
+
+
+def _shares() -> Iterator[Column]:
+    """The parts of a step's time, and beside rank 0's wait for gradients the least of any rank's."""
+    for _, name in STEP_PARTS:
+        yield Column(f"{name}_percent", f"{name} %", digits(1))
+        if name == "comm":
+            yield Column("least_comm_percent", "least %", digits(1))
 
 
 def _cells(one: Scaling) -> dict[str, Cell]:
@@ -70,6 +78,7 @@ def _cells(one: Scaling) -> dict[str, Cell]:
         **_numbers("node_efficiency_percent", one.of_node),
         "step_ms": step_ms(record),
         **{f"{name}_percent": record.percent(part) for part, name in STEP_PARTS},
+        "least_comm_percent": record.least_wait_percent,
         "steps": len(record.repeats[0].steps_s),
         "n": len(record.repeats),
         "skipped_steps": record.skipped_steps,
@@ -87,7 +96,8 @@ def _notes(evidence: Evidence) -> Iterator[str]:
     yield (
         "img/s: median of n repeats of some steps each, and its 95 % interval by order statistics, of one start: what "
         "differs from start to start is not in it; eff. %: share of as many times the rate of one process; step ms: "
-        "batch / img/s; its shares are rank 0's; comm: what no computing hides."
+        "batch / img/s; its shares are rank 0's; comm: waiting for gradients that no computing hides; least: of the "
+        "process that waited least, which is what the reduction takes; where others wait longer, it is for a slow one."
     )
     if any(one.of_node for one in evidence.scalings):
         yield "of nodes %: share of as many times the rate of one full node."

@@ -32,6 +32,19 @@ _IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
+class Taken:
+    """What came of the timed steps.
+
+    Attributes:
+        repeats: where the time went.
+        skipped: how many steps were skipped.
+    """
+
+    repeats: tuple[Repeat, ...]
+    skipped: int
+
+
+@dataclass(frozen=True)
 class Series:
     """A series as asked for, on one number of processes."""
 
@@ -103,8 +116,8 @@ class Counted(Listener):
         self.skipped += news.skipped and news.batch > self._warmup_steps
 
 
-def _take_steps(parts: Parts, series: Series, asked_to_stop: Callable[[], int]) -> tuple[list[StepTimes], int]:
-    """Where the time of every timed step went on this rank, in order, and how many of them were skipped.
+def _take_steps(parts: Parts, series: Series, asked_to_stop: Callable[[], int]) -> Taken:
+    """Warm up, and time what is to be timed.
 
     Raises:
         Interrupted: a rank was asked to stop.
@@ -121,7 +134,18 @@ def _take_steps(parts: Parts, series: Series, asked_to_stop: Callable[[], int]) 
             clock.end_step(parts.reduce_state.take_exposed_s() if parts.reduce_state else 0.0)
             if board.exchange(asked_to_stop(), is_durable=number == how.total_steps):
                 raise Interrupted("interrupted; nothing is kept of a measurement; run the same command to start again")
-    return clock.steps()[how.warmup_steps :], counted.skipped
+    return Taken(_repeats(parts, clock.steps()[how.warmup_steps :], how.steps), counted.skipped)
+
+
+def _repeats(parts: Parts, steps: list[StepTimes], size: int) -> tuple[Repeat, ...]:
+    """This rank's steps, so many a repeat, with what all ranks waited."""
+    parted = [steps[first : first + size] for first in range(0, len(steps), size)]
+    times = [summed(few) for few in parted]
+    waited_s = zip(*parts.ranks.gather([one.exposed_reduce_s for one in times]), strict=True)
+    return tuple(
+        Repeat(steps_s=tuple(step.total_s for step in few), times=whole, waited_s=waited)
+        for few, whole, waited in zip(parted, times, waited_s, strict=True)
+    )
 
 
 def _inputs(parts: Parts, clock: Timeline) -> Iterator[Iterator[Batch]]:
@@ -136,12 +160,8 @@ def _inputs(parts: Parts, clock: Timeline) -> Iterator[Iterator[Batch]]:
         clock.pass_over()
 
 
-def _record(
-    series: Series, parts: Parts, place: Place, dataset_hash: str | None, taken: tuple[list[StepTimes], int]
-) -> ScalingRecord:
-    steps, skipped = taken
-    size, state = series.how.steps, parts.reduce_state
-    repeats = [steps[first : first + size] for first in range(0, len(steps), size)]
+def _record(series: Series, parts: Parts, place: Place, dataset_hash: str | None, taken: Taken) -> ScalingRecord:
+    state = parts.reduce_state
     return ScalingRecord(
         plan=series.plan.name,
         series=series.name,
@@ -153,6 +173,6 @@ def _record(
         placement=placed(series.settings, place, parts.device),
         provenance=provenance(),
         reduction=Reduction(settings=state.settings, buckets=tuple(state.layout)) if state else None,
-        skipped_steps=skipped,
-        repeats=tuple(Repeat(steps_s=tuple(step.total_s for step in few), times=summed(few)) for few in repeats),
+        skipped_steps=taken.skipped,
+        repeats=taken.repeats,
     )
