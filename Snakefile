@@ -41,12 +41,13 @@ rule data:
         SHARDS,
 
 
-# What `snakemake train` makes: the record of every run, the ledger of every sweep, and the measured collectives.
+# What `snakemake train` makes: the record of every run, the ledger of every sweep, the measured collectives and series.
 rule train:
     input:
         RUN_RECORDS,
         SWEEP_RECORDS,
         COMM_RECORD,
+        SCALING_RECORDS,
 
 
 if PLAN.data and not DRAW_ONLY:
@@ -63,6 +64,11 @@ if PLAN.sweeps and not DRAW_ONLY:
 if PLAN.comm and not DRAW_ONLY:
 
     include: "workflow/rules/comm.smk"
+
+
+if PLAN.scaling and not DRAW_ONLY:
+
+    include: "workflow/rules/scaling.smk"
 
 
 if PLAN.scale and not DRAW_ONLY:

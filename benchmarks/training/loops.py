@@ -22,7 +22,8 @@ from fourminutes.record import Manifest
 from fourminutes.train.course import begin
 from fourminutes.train.loop import stepper_of, take_step
 from fourminutes.train.ranks import Ranks
-from fourminutes.train.setup import Input, Position, set_up, settle_arithmetic
+from fourminutes.train.setup import set_up, settle_arithmetic
+from fourminutes.train.source import Input, Position
 
 CLASSES = 1000
 IMAGENET_IMAGES = 1_281_167

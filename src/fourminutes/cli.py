@@ -14,6 +14,7 @@ import typer
 from fourminutes import __version__
 from fourminutes.cli_comm import JsonOption, comm_app
 from fourminutes.cli_doctor import doctor
+from fourminutes.cli_scale import PlanOption, scale_app
 from fourminutes.cli_scale_plan import plan as plan_purchase
 from fourminutes.cli_scale_plan import what_if
 from fourminutes.cli_scale_replay import replay
@@ -28,7 +29,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 data_app = typer.Typer(help="Index, shard and verify ImageNet.", no_args_is_help=True, rich_markup_mode=None)
-scale_app = typer.Typer(help="Predict other sizes.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 app.add_typer(comm_app, name="comm")
 app.add_typer(scale_app, name="scale")
@@ -43,7 +43,6 @@ scale_app.command(
 )(replay)
 app.command(epilog="Example: fourminutes doctor --plan config/plans/ilsvrc2012.yaml")(doctor)
 
-PlanOption = Annotated[Path, typer.Option("--plan", help="plan file, such as config/plans/demo.yaml")]
 SplitOption = Annotated[Literal["train", "val"], typer.Option(help="train or val")]
 CheckOption = Annotated[
     Literal["decode", "header"], typer.Option(help="decode every image in full, or read its headers only")
@@ -283,19 +282,6 @@ def launch(
 
     command = in_container(command, container, container_args) if container else command
     start(command, processes=processes, per_node=per_node or processes, threads=threads, lease=lease)
-
-
-@scale_app.command(epilog="Example: fourminutes scale simulate --plan config/plans/demo.yaml")
-def simulate(plan: PlanOption, json_: JsonOption = False) -> None:
-    """Predict the plan's runs at other numbers of processes, from their records and the measured collectives."""
-    from fourminutes.record import write_record
-    from fourminutes.scale import simulate_plan
-
-    loaded = load_plan(plan)
-    record = simulate_plan(loaded)
-    write_record(loaded.scale_record, record)
-    if json_:
-        print(record.model_dump_json(indent=1))
 
 
 @app.command(epilog="Example: snakemake --forcerun $(fourminutes outdated --plan config/plans/demo.yaml)")

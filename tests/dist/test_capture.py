@@ -22,7 +22,8 @@ from fourminutes.train.course import Course, begin, own_state, resume, shared_st
 from fourminutes.train.loop import take_step
 from fourminutes.train.ranks import Ranks
 from fourminutes.train.requirements import require_fit
-from fourminutes.train.setup import Input, Parts, Position, set_up
+from fourminutes.train.setup import Parts, set_up
+from fourminutes.train.source import Input, Position
 from fourminutes.train.step import Stepper, eager_step
 
 LARS = {"kind": "lars", "weight_decay": 0.01}

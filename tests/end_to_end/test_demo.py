@@ -10,7 +10,7 @@ import pytest
 from support.clone import Clone, Demo, planned_jobs
 
 from fourminutes.plan import Plan, load_plan
-from fourminutes.record import CommRecord, Manifest, RunRecord, ScaleRecord, read_record
+from fourminutes.record import CommRecord, Manifest, RunRecord, ScaleRecord, ScalingRecord, read_record
 from fourminutes.report.names import FIGURE_FORMATS, TABLE_FORMATS, figure_names, table_names
 
 pytestmark = pytest.mark.timeout(1800)  # the demo itself is in the first test's time
@@ -89,6 +89,12 @@ def test_the_collectives_were_measured_on_four_processes(clone: Clone, plan: Pla
     assert len(record.placement.hosts) == 4
     assert {timing.algorithm for timing in record.timings} >= {"ring", "hierarchical"}
     assert read_record(clone.folder / plan.scale_record, ScaleRecord).predictions
+
+
+def test_the_series_was_measured_on_each_number_of_processes(clone: Clone, plan: Plan):
+    records = [read_record(clone.folder / path, ScalingRecord) for path in plan.scaling_records]
+    assert [len(record.placement.hosts) for record in records] == [1, 2]
+    assert all(rate > 0 for record in records for rate in record.images_per_s)
 
 
 def test_a_second_snakemake_does_nothing_and_says_so(clone: Clone):

@@ -19,7 +19,8 @@ from fourminutes.train.capture import CapturedStep, CudaGraphs
 from fourminutes.train.course import Course
 from fourminutes.train.loop import take_step
 from fourminutes.train.ranks import Ranks
-from fourminutes.train.setup import Input, Parts, Position, set_up
+from fourminutes.train.setup import Parts, set_up
+from fourminutes.train.source import Input, Position
 from fourminutes.train.step import Stepper, eager_step
 
 CLASSES = 10

@@ -8,7 +8,7 @@ from fourminutes.data.loader import LoaderState
 from fourminutes.train.checkpoint import Saved
 from fourminutes.train.course import begin, own_state, resume, shared_state
 from fourminutes.train.loop import stepper_of
-from fourminutes.train.setup import Position
+from fourminutes.train.source import Position
 
 STEPS, BAD = 24, 5  # of which number BAD has an infinite picture
 OPTIMIZERS = {

@@ -9,8 +9,8 @@ from fourminutes.train.accounting import PARTS
 from fourminutes.train.checkpoint import load_newest
 from fourminutes.train.course import begin, own_state, resume, shared_state
 from fourminutes.train.ranks import Ranks
-from fourminutes.train.setup import Position
 from fourminutes.train.snapshot import Snapshots
+from fourminutes.train.source import Position
 from fourminutes.train.writer import CheckpointWriter
 
 STEPS, MIDDLE = 12, 7

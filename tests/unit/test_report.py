@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from replay_records import replay_record
+from scaling_records import record_series
 from support.epochs import epoch_record, step_times
 from sweep_records import PROVENANCE, plan_blocks, record_arms
 
@@ -237,6 +238,8 @@ RUNS = {
     ),
 }
 
+SERIES = {"weak": {"run": "resnet50-lars-512", "world_sizes": [1, 2, 4]}}
+
 
 def record_all(plan: Plan) -> None:
     for name, chosen in plan.runs.items():
@@ -245,6 +248,7 @@ def record_all(plan: Plan) -> None:
     write_record(plan.scale_record, scale_record())
     write_record(plan.manifest, manifest())
     write_record(plan.results / "replays" / "four.json", replay_record())
+    record_series(plan)
     if plan.sweeps:
         record_arms(plan)
 
@@ -253,7 +257,7 @@ def record_all(plan: Plan) -> None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
     """A whole report, and the folder that it was made in."""
     folder = tmp_path_factory.mktemp("report")
-    plan = plan_of(RUNS, **plan_blocks())
+    plan = plan_of(RUNS, **plan_blocks(), scaling=SERIES)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         record_all(plan)
@@ -284,7 +288,7 @@ def test_every_declared_output_is_written(built: tuple[Plan, Path]) -> None:
 
 
 def test_a_plan_without_sweeps_declares_nothing_of_them() -> None:
-    plan = plan_of(RUNS)
+    plan = plan_of(RUNS, scaling=SERIES)
     assert set(TABLES) - set(table_names(plan)) == {"claims", "sweeps", "ledger"}
     assert set(FIGURES) - set(figure_names(plan)) == {"batch-size", "tuning"}
 

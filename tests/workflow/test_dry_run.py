@@ -22,6 +22,7 @@ def test_bare_snakemake_plans_the_demo(clone: Clone, profile: list[str]):
     counted = planned_jobs(done.stdout)
     assert (counted["synthesize"], counted["index"], counted["shard"], counted["manifest"]) == (1, 1, 10, 1)
     assert counted["train_run"] >= 4
+    assert counted["measure_scaling"] == 2
     assert counted["report"] == 1
 
 
@@ -29,7 +30,10 @@ def test_bare_snakemake_plans_the_demo(clone: Clone, profile: list[str]):
 def test_the_full_set_is_planned_without_its_archives(clone: Clone, profile: list[str]):
     done = clone.run("snakemake", "-n", *profile, "--config", "plan=ilsvrc2012")
     assert done.returncode == 0, done.stderr
-    assert planned_jobs(done.stdout)["shard"] == 1024 + 64
+    counted = planned_jobs(done.stdout)
+    assert counted["shard"] == 1024 + 64
+    # It would take a cluster's time that nobody asked for.
+    assert "measure_scaling" not in counted
 
 
 def test_a_plans_resplit_reaches_the_index(clone: Clone):
@@ -40,6 +44,18 @@ def test_a_plans_resplit_reaches_the_index(clone: Clone):
     done = clone.run("snakemake", "data", "-n", "-p", "--config", "plan=demo")
     assert done.returncode == 0, done.stderr
     assert re.search(r"data index .*index\.parquet .*--resplit 1500:450 --resplit-seed 0 ", done.stdout)
+
+
+@pytest.mark.parametrize(("kind", "shards"), [("synthetic", 0), ("real", 10)])
+def test_a_series_needs_the_shards_only_where_its_input_is_real(clone: Clone, kind: str, shards: int):
+    plan = clone.folder / "config" / "plans" / "demo.yaml"
+    plan.write_text(plan.read_text().replace("    input: synthetic\n", f"    input: {kind}\n"))
+    done = clone.run("snakemake", "-n", "-p", "results/demo/scaling/alexnet-weak-2.json")
+    assert done.returncode == 0, done.stderr
+    counted = planned_jobs(done.stdout)
+    assert (counted["measure_scaling"], counted.get("shard", 0)) == (1, shards)
+    started = "fourminutes launch --processes 2 --per-node 2 --threads 2 -- fourminutes scale measure"
+    assert f"{started} --plan config/plans/demo.yaml --series alexnet-weak --processes 2 --out " in done.stdout
 
 
 def test_the_plan_that_only_draws_runs_nothing_else(clone: Clone):

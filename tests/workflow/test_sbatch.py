@@ -24,6 +24,9 @@ runs:
   gpu: {device: gpu}
   gpu-8: {device: gpu, processes: 8}
   gpu-4x8: {device: gpu, processes: 32, processes_per_node: 8}
+scaling:
+  real: {run: gpu-8, world_sizes: [1, 4, 8, 32], processes_per_node: 8}
+  held: {run: cpu, world_sizes: [1, 4], processes_per_node: 1, input: synthetic}
 comm: {device: gpu, processes: 32, processes_per_node: 8, threads: 4}
 """
 SIZES = {
@@ -32,6 +35,14 @@ SIZES = {
     "gpu": "--ntasks=1 --cpus-per-task=10 --signal=USR1@120 --gpus-per-node=1",
     "gpu-8": "--ntasks-per-node=8 --cpus-per-task=10 --signal=USR1@120 --gpus-per-node=8",
     "gpu-4x8": "--ntasks-per-node=8 --cpus-per-task=10 --signal=USR1@120 --gpus-per-node=8",
+}
+SERIES = {
+    "real-1": "--nodes=1 --requeue --ntasks=1 --cpus-per-task=10 --exclusive --gpus-per-node=1",
+    "real-4": "--nodes=1 --requeue --ntasks-per-node=4 --cpus-per-task=10 --exclusive --gpus-per-node=4",
+    "real-8": "--nodes=1 --requeue --ntasks-per-node=8 --cpus-per-task=10 --exclusive --gpus-per-node=8",
+    "real-32": "--nodes=4 --requeue --ntasks-per-node=8 --cpus-per-task=10 --exclusive --gpus-per-node=8",
+    "held-1": "--nodes=1 --requeue --ntasks=1 --cpus-per-task=10 --exclusive",
+    "held-4": "--nodes=4 --requeue --ntasks=4 --cpus-per-task=10 --exclusive",
 }
 NODES = {"cpu-4-nodes": 4, "gpu-4x8": 4}
 
@@ -55,7 +66,7 @@ def jobs(clone: Clone, *prefix: str) -> dict[str, SimpleNamespace]:
     assert done.returncode == 0, done.stderr
     found = {}
     for block in re.split(r"\n(?=rule )", done.stdout):
-        if not re.match(r"rule (train_run|comm_bench):", block):
+        if not re.match(r"rule (train_run|comm_bench|measure_scaling):", block):
             continue
         stem = re.search(r"log: .*/(.*)\.log", block)[1]  # type: ignore[index]
         threads = re.search(r"threads: (\d+)", block)
@@ -93,10 +104,15 @@ def test_a_measurement_has_its_nodes_for_itself(planned: Clone) -> None:
     assert sbatch(jobs(planned)["comm"]) == f"-t 60 --mem-per-cpu 4000 {sizes}"
 
 
+@pytest.mark.parametrize("job", SERIES)
+def test_a_series_has_the_nodes_of_each_of_its_sizes_for_itself(planned: Clone, job: str) -> None:
+    assert sbatch(jobs(planned)[job]) == f"-t 60 --mem-per-cpu 4000 {SERIES[job]}"
+
+
 def test_a_login_node_of_two_cores_changes_no_line(planned: Clone) -> None:
     here = {name: sbatch(job) for name, job in jobs(planned).items()}
     assert {name: sbatch(job) for name, job in jobs(planned, "taskset", "--cpu-list", "0").items()} == here
-    assert len(here) == len(SIZES) + 1
+    assert len(here) == len(SIZES) + len(SERIES) + 1
 
 
 def test_a_site_may_ask_for_gpus_in_another_way(planned: Clone) -> None:

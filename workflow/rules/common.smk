@@ -5,7 +5,7 @@ import os
 import sys
 
 from fourminutes.errors import EXIT_BAD_INPUT, UserError
-from fourminutes.plan import SPLITS, find_plan, load_plan, shard_stem
+from fourminutes.plan import SPLITS, find_plan, load_plan, shard_stem, speed_hash
 
 try:
     PLAN_FILE = find_plan(str(config["plan"]))
@@ -43,6 +43,7 @@ SHARDS = [
 ]
 RUN_RECORDS = [str(PLAN.run_record(run)) for run in PLAN.runs]
 SWEEP_RECORDS = [str(PLAN.sweep_record(sweep)) for sweep in PLAN.sweeps]
+SCALING_RECORDS = [str(path) for path in PLAN.scaling_records]
 COMM_RECORD = str(PLAN.comm_record) if PLAN.comm else []
 SCALE_RECORD = str(PLAN.scale_record) if PLAN.scale else []
 
@@ -81,3 +82,14 @@ def there(records):
     if not DRAW_ONLY:
         return records
     return [path for path in ([records] if isinstance(records, str) else records) if os.path.exists(path)]
+
+
+def series_run(wildcards):
+    """What a measured series times on so many processes, in a run's form."""
+    series = PLAN.scaling[wildcards.series]
+    return series.at(int(wildcards.processes), PLAN.runs[series.run])
+
+
+def pictures_of_series(made):
+    """An input function: what was `made` of the data set, or nothing for a series whose batch is one of noise."""
+    return lambda wildcards: made if PLAN.scaling[wildcards.series].input == "real" else []

@@ -7,7 +7,8 @@ from fourminutes.report.names import (
     table_names,
 )
 
-DRAWN_FROM = sorted({path for pattern in PLAN.report.records + PLAN.report.comm_records + PLAN.report.replays for path in glob.glob(pattern)})
+PATTERNS = PLAN.report.records + PLAN.report.comm_records + PLAN.report.scaling_records + PLAN.report.replays
+DRAWN_FROM = sorted({path for pattern in PATTERNS for path in glob.glob(pattern)})
 
 
 rule report:
@@ -16,6 +17,7 @@ rule report:
         there(RUN_RECORDS),
         there(SWEEP_RECORDS),
         there(COMM_RECORD),
+        there(SCALING_RECORDS),
         there(SCALE_RECORD),
         DRAWN_FROM,
     output:

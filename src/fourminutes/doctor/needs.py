@@ -41,13 +41,18 @@ class Job:
 
 
 def jobs_of(plan: Plan | None) -> tuple[Job, ...]:
-    """Every job of the plan that starts processes of its own: runs, sweeps, the measured collectives."""
+    """Every job of the plan that starts processes of its own: runs, sweeps, the measured collectives and series."""
     if plan is None:
         return ()
     runs = [(name, "train_run", run) for name, run in plan.runs.items()]
     sweeps = [(name, "sweep", sweep.run) for name, sweep in plan.sweeps.items()]
     comm = [("comm bench", "comm_bench", plan.comm)] if plan.comm else []
-    placed: list[tuple[str, str, PlacedPlan]] = [*runs, *sweeps, *comm]
+    scaling = [
+        (f"{name} on {size}", "measure_scaling", series.at(size, plan.runs[series.run]))
+        for name, series in plan.scaling.items()
+        for size in series.world_sizes
+    ]
+    placed: list[tuple[str, str, PlacedPlan]] = [*runs, *sweeps, *comm, *scaling]
     return tuple(_job(name, rule, what) for name, rule, what in placed)
 
 
@@ -59,6 +64,9 @@ def _job(name: str, rule: str, placed: PlacedPlan) -> Job:
 def needs_pictures(plan: Plan) -> bool:
     """Whether anything is left to do that reads pictures; else the records alone are drawn."""
     records = [*map(plan.run_record, plan.runs), *map(plan.sweep_record, plan.sweeps)]
+    for name, series in plan.scaling.items():
+        if series.input == "real":
+            records += [plan.scaling_record(name, size) for size in series.world_sizes]
     return plan.data is not None and not all(path.is_file() for path in (plan.manifest, *records))
 
 

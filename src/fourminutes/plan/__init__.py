@@ -12,7 +12,7 @@ from fourminutes.plan.data import (
     SyntheticSource,
     shard_stem,
 )
-from fourminutes.plan.load import find_plan, load_plan, run_of
+from fourminutes.plan.load import find_plan, load_plan, run_of, series_settings
 from fourminutes.plan.measure import CommBenchPlan, ReportPlan, ScalePlan
 from fourminutes.plan.model import MlperfPlan, Plan
 from fourminutes.plan.run import (
@@ -32,6 +32,7 @@ from fourminutes.plan.run import (
     SchedulePlan,
     Wire,
 )
+from fourminutes.plan.scaling import ScalingPlan, speed_hash
 from fourminutes.plan.sweep import ClaimPlan, ComparisonPlan, SweepPlan, TuningPlan
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "ResplitPlan",
     "RunPlan",
     "ScalePlan",
+    "ScalingPlan",
     "SchedulePlan",
     "ShardCounts",
     "ShardRecipe",
@@ -72,5 +74,7 @@ __all__ = [
     "find_plan",
     "load_plan",
     "run_of",
+    "series_settings",
     "shard_stem",
+    "speed_hash",
 ]

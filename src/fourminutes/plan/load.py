@@ -13,7 +13,8 @@ from fourminutes.errors import UserError
 from fourminutes.plan.layers import laid_together, run_layers, written_at
 from fourminutes.plan.model import Plan
 from fourminutes.plan.reading import read_mapping
-from fourminutes.plan.words import dotted, first_problem
+from fourminutes.plan.run import RunPlan
+from fourminutes.plan.words import did_you_mean, dotted, first_problem
 
 PLAN_FOLDER = Path("config/plans")
 
@@ -59,6 +60,22 @@ def run_of(plan: Plan, run: str) -> str:
     if run not in plan.runs:
         raise UserError(f"plan {plan.name!r} has no run {run!r}; it has: {', '.join(plan.runs) or 'none'}")
     return run
+
+
+def series_settings(plan: Plan, series: str, processes: int) -> RunPlan:
+    """What the plan's series of that name times on so many processes, which need not be one of its `world_sizes`.
+
+    Raises:
+        UserError: there is no such series, or its run cannot have so many processes.
+    """
+    if series not in plan.scaling:
+        known = did_you_mean(series, plan.scaling, f"it has: {', '.join(plan.scaling) or 'none'}")
+        raise UserError(f"plan {plan.name!r} has no series {series!r}{known}")
+    how = plan.scaling[series]
+    try:
+        return how.at(processes, plan.runs[how.run])
+    except ValueError as error:
+        raise UserError(f"scaling.{series}: {processes} processes: {error}") from error
 
 
 def _read_plan(path: Path) -> dict[str, Any]:

@@ -101,3 +101,4 @@ class ReportPlan(PlanModel):
     )
     comm_records: tuple[str, ...] = Field((), description="globs of collective measurements to draw from, likewise")
     replays: tuple[str, ...] = Field((), description="globs of replayed steps to hold the prediction against, likewise")
+    scaling_records: tuple[str, ...] = Field((), description="globs of measured series to draw from, likewise")

@@ -11,7 +11,9 @@ from fourminutes.plan.base import PlanModel
 from fourminutes.plan.data import DataPlan
 from fourminutes.plan.measure import CommBenchPlan, ReportPlan, ScalePlan
 from fourminutes.plan.run import RunPlan
+from fourminutes.plan.scaling import ScalingPlan
 from fourminutes.plan.sweep import ClaimPlan, SweepPlan, TuningPlan
+from fourminutes.plan.words import did_you_mean
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
@@ -40,6 +42,9 @@ class Plan(PlanModel):
     claims: dict[Name, ClaimPlan] = Field(default_factory=dict, description="what the sweeps decide, by name")
     mlperf: MlperfPlan | None = Field(None, description="who writes MLPerf logs, one a run; null writes none")
     comm: CommBenchPlan | None = Field(None, description="measurement of the collectives; null for none")
+    scaling: dict[Name, ScalingPlan] = Field(
+        default_factory=dict, description="steps timed at several numbers of processes, by the name of the series"
+    )
     scale: ScalePlan | None = Field(None, description="prediction of other sizes; null for none")
     report: ReportPlan = Field(default_factory=ReportPlan, description="tables, figures and page")
     work: Path = Field(
@@ -70,6 +75,17 @@ class Plan(PlanModel):
         """The record that ends the run of that name."""
         return self.results / "runs" / f"{run}.json"
 
+    def scaling_record(self, series: str, processes: int) -> Path:
+        """The record of the series of that name on so many processes."""
+        return self.results / "scaling" / f"{series}-{processes}.json"
+
+    @property
+    def scaling_records(self) -> tuple[Path, ...]:
+        """Those of all series, on all of their numbers of processes."""
+        return tuple(
+            self.scaling_record(name, size) for name, series in self.scaling.items() for size in series.world_sizes
+        )
+
     def sweep_record(self, sweep: str) -> Path:
         """The ledger of the sweep of that name, once every trial is made."""
         return self.results / "sweeps" / f"{sweep}.json"
@@ -93,6 +109,7 @@ class Plan(PlanModel):
         if self.sweeps and self.tuning is None:
             raise ValueError("sweeps need a tuning block")
         self._check_names()
+        self._check_series()
         if self.scale and not (self.runs and self.comm):
             raise ValueError("scale needs runs and a comm block to predict from")
         return self
@@ -108,3 +125,15 @@ class Plan(PlanModel):
                 for compared in comparison.sweeps:
                     if compared not in self.sweeps:
                         raise ValueError(f"claims.{name}: {compared!r} is no sweep of this plan")
+
+    def _check_series(self) -> None:
+        """Refuse series of a run which isn't there, or of numbers of processes that it cannot have."""
+        for name, series in self.scaling.items():
+            if series.run not in self.runs:
+                known = did_you_mean(series.run, self.runs, f"there are: {', '.join(self.runs) or 'none'}")
+                raise ValueError(f"scaling.{name}.run: {series.run!r} is no run of this plan{known}")
+            for processes in series.world_sizes:
+                try:
+                    series.at(processes, self.runs[series.run])
+                except ValueError as error:
+                    raise ValueError(f"scaling.{name}.world_sizes: {processes} processes: {error}") from error

@@ -17,6 +17,7 @@ from fourminutes.files import write_text
 from fourminutes.plan.data import ImageNetSource, SyntheticSource
 from fourminutes.plan.model import Plan
 from fourminutes.plan.run import RunPlan
+from fourminutes.plan.scaling import ScalingPlan
 
 SCHEMA_FOLDER = Path("workflow/schemas")
 
@@ -36,6 +37,7 @@ def _reference() -> str:
     lines += _section("`data.source`, `kind: synthetic`", SyntheticSource)
     lines += _section("`data.source`, `kind: imagenet`", ImageNetSource)
     lines += _section("A run (`runs.<name>`, and `defaults`)", RunPlan)
+    lines += _section("A measured series (`scaling.<name>`)", ScalingPlan)
     return "\n".join(lines)
 
 

@@ -14,10 +14,11 @@ from fourminutes.record.measure import (
     StageFit,
     Tuning,
 )
-from fourminutes.record.outdated import outdated_records, sweep_as_asked
+from fourminutes.record.outdated import outdated_records, scaling_as_asked, sweep_as_asked
 from fourminutes.record.provenance import Provenance, code, provenance, utc_now
 from fourminutes.record.replay import ReplayedCase, ReplayRecord
 from fourminutes.record.run import Epoch, Placement, Reduction, RunRecord, Session, StepTimes, TracedSpan, TracedStep
+from fourminutes.record.scaling import Repeat, ScalingRecord
 from fourminutes.record.sweep import SweepRecord, Trial
 
 __all__ = [
@@ -35,10 +36,12 @@ __all__ = [
     "Provenance",
     "Record",
     "Reduction",
+    "Repeat",
     "ReplayRecord",
     "ReplayedCase",
     "RunRecord",
     "ScaleRecord",
+    "ScalingRecord",
     "Session",
     "ShardEntry",
     "ShardRecord",
@@ -56,6 +59,7 @@ __all__ = [
     "packed_hits",
     "provenance",
     "read_record",
+    "scaling_as_asked",
     "sweep_as_asked",
     "unpacked_hits",
     "utc_now",

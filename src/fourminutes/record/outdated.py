@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from fourminutes.plan import DataPlan, Plan
+from fourminutes.plan import DataPlan, Plan, speed_hash
 from fourminutes.record.base import AnyRecord, read_record
 from fourminutes.record.dataset import Manifest
 from fourminutes.record.measure import CommRecord, ScaleRecord
 from fourminutes.record.run import RunRecord
+from fourminutes.record.scaling import ScalingRecord
 from fourminutes.record.sweep import SweepRecord
 
 
@@ -33,13 +34,22 @@ def sweep_as_asked(plan: Plan, name: str, record: SweepRecord) -> bool:
     return (record.settings.recipe_hash, record.key, record.chosen_from, record.tuning) == now
 
 
+def scaling_as_asked(plan: Plan, record: ScalingRecord) -> bool:
+    """Whether `record` is of its series as the plan has it now, on one of the numbers of processes there."""
+    asked = plan.scaling.get(record.series)
+    if asked is None or record.processes not in asked.world_sizes:
+        return False
+    now = asked.at(record.processes, plan.runs[asked.run])
+    return (record.measured.key, speed_hash(record.settings)) == (asked.key, speed_hash(now))
+
+
 def _outdated(plan: Plan) -> Iterator[Path]:
     manifest = _existing(plan.manifest, Manifest)
     of_other_data = manifest is not None and plan.data is not None and not _is_of(plan.data, manifest)
     if of_other_data:
         yield plan.manifest
 
-    def is_of_these_pictures(record: RunRecord | SweepRecord) -> bool:
+    def is_of_these_pictures(record: RunRecord | SweepRecord | ScalingRecord) -> bool:
         return manifest is None or (record.dataset_hash == manifest.dataset_hash and not of_other_data)
 
     for name, settings in plan.runs.items():
@@ -50,6 +60,12 @@ def _outdated(plan: Plan) -> Iterator[Path]:
         sweep = _existing(plan.sweep_record(name), SweepRecord)
         if sweep and not (sweep_as_asked(plan, name, sweep) and is_of_these_pictures(sweep)):
             yield plan.sweep_record(name)
+    for path in plan.scaling_records:
+        series = _existing(path, ScalingRecord)
+        if series and not (
+            scaling_as_asked(plan, series) and (series.dataset_hash is None or is_of_these_pictures(series))
+        ):
+            yield path
     yield from _outdated_measurements(plan)
 
 

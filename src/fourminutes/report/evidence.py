@@ -12,6 +12,7 @@ from fourminutes.plan import Plan, RunPlan
 from fourminutes.record import CommRecord, Manifest, Record, ReplayRecord, RunRecord, ScaleRecord, read_record
 from fourminutes.report.arms import Arm, read_arms
 from fourminutes.report.claims import Judgement, judge
+from fourminutes.report.scalings import Scaling, read_scalings
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -81,6 +82,7 @@ class Evidence:
     scale: Sourced[ScaleRecord] | None
     manifest: Sourced[Manifest] | None
     arms: tuple[Arm, ...]
+    scalings: tuple[Scaling, ...] = ()
 
     @property
     def missing_sweeps(self) -> tuple[str, ...]:
@@ -120,6 +122,7 @@ def gather(plan: Plan) -> Evidence:
         scale=_optional(plan.scale_record, ScaleRecord),
         manifest=_optional(plan.manifest, Manifest),
         arms=read_arms(plan),
+        scalings=read_scalings(plan, _existing([*plan.scaling_records, *_matching(plan.report.scaling_records)])),
     )
 
 

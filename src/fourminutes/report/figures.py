@@ -11,6 +11,7 @@ from fourminutes.report import (
     figures_p40,
     figures_runs,
     figures_scale,
+    figures_scaling,
     figures_steps,
     figures_validation,
 )
@@ -23,6 +24,7 @@ BUILDERS: dict[str, Callable[[Evidence], Figure]] = {
     "time-split": figures_runs.time_split,
     "allreduce": figures_runs.allreduce,
     "overlap": figures_steps.overlap,
+    "scaling-measured": figures_scaling.measured_scaling,
     "scaling": figures_scale.scaling,
     "validation": figures_validation.validation,
     "p40": figures_p40.p40,

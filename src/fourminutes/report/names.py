@@ -18,6 +18,10 @@ TABLES = {
     "systems": "ImageNet trainings compared in the paper and after it, up to MLPerf v4.0.",
     "allreduce": "The measured all-reduce by message size and algorithm: median, quartiles and bus bandwidth.",
     "steps": "Transfers one after another in a ring and in the hierarchical all-reduce.",
+    "scaling-measured": (
+        "Training steps timed at several numbers of processes: the rate, what is left of the ideal one, and where a "
+        "step's time goes."
+    ),
     "scaling": "Predicted efficiency by number of processes, the batch of each process kept.",
     "validation": "Simulated steps against measured ones that nothing was fitted to, over limited links.",
     "p40": "The paper's cluster by the same model, from what is known of it, and whether that holds what is published.",
@@ -38,6 +42,11 @@ FIGURES = {
     "overlap": (
         "Every bucket's way through one step on rank 0: queued, then each stage of its reduction; to the right of the "
         "line no gradient is left to compute, and communication is exposed."
+    ),
+    "scaling-measured": (
+        "Measured scaling: efficiency against one process, and images/s, by number of processes; solid where each "
+        "process keeps its batch (weak), dashed where the global batch is kept (strong). Bars span 95 % intervals; the "
+        "grey line is ideal."
     ),
     "scaling": (
         "Efficiency by number of processes: measured, predicted, and published for the paper's cluster "
@@ -81,6 +90,7 @@ def _applies(name: str, plan: Plan) -> bool:
         **dict.fromkeys(("runs", "accuracy", "time-split"), plan.runs or plan.report.records),
         "allreduce": plan.comm or plan.report.comm_records,
         "overlap": any(run.reduce.trace_step and run.processes > 1 for run in plan.runs.values()),
+        "scaling-measured": plan.scaling or plan.report.scaling_records,
         "scaling": plan.scale,
         "data": plan.data,
         "validation": plan.report.replays,

@@ -16,10 +16,12 @@ from fourminutes.report import drawing, words
 from fourminutes.report.evidence import Evidence, Sourced
 from fourminutes.report.names import FIGURE_FORMATS, FIGURES, TABLE_FORMATS, TABLES
 from fourminutes.report.published import Fact, Text, published
+from fourminutes.report.scalings import Scaling
 from fourminutes.report.summary import key_numbers, sentences
 from fourminutes.report.table import Cell, Table
 from fourminutes.report.tables import anchor
 from fourminutes.report.tables_claims import arm_anchor
+from fourminutes.report.tables_scaling import scaling_anchor
 
 _HERE = Path(__file__).parent
 
@@ -49,6 +51,8 @@ SECTIONS = (
         "scale",
         "Scale",
         (
+            ("figure", "scaling-measured"),
+            ("table", "scaling-measured"),
             ("figure", "scaling"),
             ("table", "scaling"),
             ("figure", "validation"),
@@ -147,6 +151,7 @@ def _sections(tables: Container[str], figures: Container[str]) -> list[tuple[str
 def _shown_origins(figure: str, evidence: Evidence) -> list[str]:
     """What the figure shows: measured, predicted or published numbers."""
     by_figure = {"allreduce": evidence.comms, "batch-size": evidence.arms, "tuning": evidence.arms}
+    by_figure["scaling-measured"] = evidence.scalings
     measured = by_figure.get(figure, evidence.runs)
     predicted = evidence.scale if figure == "scaling" else None
     if figure in ("scalability", "systems"):
@@ -175,7 +180,19 @@ def _origins(evidence: Evidence) -> list[Origin]:
         Origin(sourced.anchor, kind, sourced.path.as_posix(), _provenance_lines(sourced.record.provenance))
         for kind, sourced in _measured(evidence)
     ]
-    return runs + sweeps + measured
+    return runs + sweeps + [_scaling_origin(one) for one in evidence.scalings] + measured
+
+
+def _scaling_origin(one: Scaling) -> Origin:
+    record = one.record
+    label = f"{one.label}, {words.count(record.processes, 'process')}"
+    lines = (
+        ("data set", record.dataset_hash or "none: one held batch of noise"),
+        ("hardware", words.hardware(record.placement, record.provenance)),
+        ("arithmetic", record.placement.arithmetic or record.settings.precision),
+        *_provenance_lines(record.provenance),
+    )
+    return Origin(scaling_anchor(one), label, one.path.as_posix(), lines)
 
 
 def _measured(

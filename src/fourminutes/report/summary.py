@@ -34,7 +34,7 @@ def _runs(evidence: Evidence) -> list[str]:
         return []
     told = [_what(evidence), _accuracy(evidence), _throughput(evidence), _time(evidence)]
     told += [_collectives(comm.record) for comm in evidence.comms[:1]]
-    return told + _prediction(evidence)
+    return told + _measured_scaling(evidence) + _prediction(evidence)
 
 
 def key_numbers(evidence: Evidence) -> list[KeyNumber]:
@@ -175,6 +175,19 @@ def _span(sizes: list[int]) -> str:
     if len(sizes) == 1:
         return f"at {words.size(sizes[0])}"
     return f"from {words.size(sizes[0])} to {words.size(sizes[-1])}"
+
+
+def _measured_scaling(evidence: Evidence) -> list[str]:
+    """What the most processes of a measured series keep of as many times the rate of one; the best series' of those."""
+    kept = [(one, one.of_process) for one in evidence.scalings if one.of_process and one.record.processes > 1]
+    if not kept:
+        return []
+    most, share = max(kept, key=lambda pair: (pair[0].record.processes, pair[1].value))
+    processes = most.record.processes
+    return [
+        f"Measured on {words.count(processes, 'process')}, {most.label} keeps {share.value:.0f} % (95 %: "
+        f"{share.low:.0f} to {share.high:.0f}) of {processes:,} times the rate of one."
+    ]
 
 
 def _prediction(evidence: Evidence) -> list[str]:

@@ -11,6 +11,7 @@ from fourminutes.report.table import Cell, Column, Row, Table, digits
 from fourminutes.report.tables_claims import claims_table, ledger_table, sweeps_table
 from fourminutes.report.tables_measured import allreduce_table, data_table, scaling_table
 from fourminutes.report.tables_p40 import p40_table, sensitivity_table
+from fourminutes.report.tables_scaling import measured_scaling_table
 from fourminutes.report.tables_validation import validation_table
 
 
@@ -256,6 +257,7 @@ BUILDERS: dict[str, Callable[[Evidence], Table]] = {
     "systems": systems_table,
     "allreduce": allreduce_table,
     "steps": steps_table,
+    "scaling-measured": measured_scaling_table,
     "scaling": scaling_table,
     "validation": validation_table,
     "p40": p40_table,

@@ -13,7 +13,17 @@ from fourminutes.record import StepTimes
 Part = Literal["input_wait", "forward", "backward", "exposed_reduce", "optimizer", "evaluation", "checkpoint", "other"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-_Mark = float | torch.cuda.Event
+Mark = float | torch.cuda.Event
+
+
+def seconds_between(start: Mark, end: Mark) -> float:
+    """Seconds from one mark to another of the same clock; events have to have happened."""
+    if isinstance(start, float) or isinstance(end, float):
+        assert isinstance(start, float)
+        assert isinstance(end, float)
+        return end - start
+    seconds: float = start.elapsed_time(end) / 1000
+    return seconds
 
 
 class StepClock:
@@ -53,7 +63,7 @@ class StepClock:
         if self._pending:
             torch.cuda.synchronize(self._device)
         for part, start, end in self._pending:
-            self._spent_s[part] += start.elapsed_time(end) / 1000
+            self._spent_s[part] += seconds_between(start, end)
         self._pending.clear()
         return dict(self._spent_s)
 
@@ -63,7 +73,7 @@ class StepClock:
         self._spent_s = dict.fromkeys(PARTS, 0.0)
         return StepTimes(total_s=sum(spent.values()), **{f"{part}_s": spent[part] for part in PARTS})
 
-    def _mark(self) -> _Mark:
+    def _mark(self) -> Mark:
         if self._device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

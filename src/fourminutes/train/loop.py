@@ -49,11 +49,7 @@ def train_epochs(
         batches = parts.training.epoch()
         last_batch = (epoch + 1) * parts.steps_per_epoch
         while course.batch < last_batch:
-            with _traced(parts, course, listener):
-                news = take_step(parts, course, batches, stepper)
-            HERE.begin("end of the step")
-            listener.step(news)
-            _check_drift(parts, course)
+            one_step(parts, course, batches, stepper, listener)
             at_epoch_end = course.batch == last_batch
             is_durable = at_epoch_end or _is_due(parts, course)
             stop = board.exchange(asked_to_stop(), is_durable=is_durable)
@@ -63,6 +59,19 @@ def train_epochs(
                 listener.epoch_ends(course.epochs[-1])
             if course.batch < parts.total_steps and (stop or is_durable):
                 _keep_safe(parts, course, writer, at_epoch_end=at_epoch_end, stop=stop)
+
+
+def one_step(parts: Parts, course: Course, batches: Iterator[Batch], stepper: Stepper, listener: Listener) -> None:
+    """Take one step, tell of it, and compare the ranks' weights where that is due.
+
+    Raises:
+        RunFailed: too many steps in a row were skipped, or a rank has drifted.
+    """
+    with _traced(parts, course, listener):
+        news = take_step(parts, course, batches, stepper)
+    HERE.begin("end of the step")
+    listener.step(news)
+    _check_drift(parts, course)
 
 
 def take_step(parts: Parts, course: Course, batches: Iterator[Batch], stepper: Stepper) -> StepNews:

@@ -39,6 +39,15 @@ def require_fit(name: str, settings: RunPlan, manifest: Manifest, launch: Launch
             f"{name}: batch.global_batch {settings.batch.global_batch} is more than the {train_images} training "
             "images; choose a smaller one"
         )
+    require_place(name, settings, launch)
+
+
+def require_place(name: str, settings: RunPlan, launch: Launch) -> None:
+    """Make sure that the processes at hand are what `name` asks for, pictures aside.
+
+    Raises:
+        UserError: they are not.
+    """
     if settings.cuda_graph and device_of(launch).type != "cuda":
         raise UserError(f"{name}: cuda_graph: there is no GPU here; set it to false")
     require_device(name, settings.device, launch)

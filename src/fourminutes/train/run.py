@@ -34,7 +34,8 @@ from fourminutes.train.mlperf import MlperfLog
 from fourminutes.train.precision import arithmetic
 from fourminutes.train.ranks import Ranks
 from fourminutes.train.requirements import data_of, in_words, require_fit
-from fourminutes.train.setup import Input, Parts, Position, set_up, settle_buckets
+from fourminutes.train.setup import Parts, set_up, settle_buckets
+from fourminutes.train.source import Input, Position
 from fourminutes.train.tensorboard import tensorboard
 from fourminutes.train.trace_file import TraceFile
 from fourminutes.train.writer import CheckpointWriter
@@ -144,13 +145,13 @@ def parameter_checksum(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def identity(settings: RunPlan, manifest: Manifest) -> dict[str, str]:
+def identity(settings: RunPlan, dataset_hash: str) -> dict[str, str]:
     """What all ranks of a training have to have in common."""
     return {
         "version of fourminutes": __version__,
         "version of torch": torch.__version__,
         "settings": settings.recipe_hash,
-        "dataset": manifest.dataset_hash,
+        "dataset": dataset_hash,
     }
 
 
@@ -175,7 +176,7 @@ def placed(settings: RunPlan, place: Place, device: torch.device) -> Placement:
 
 def _train(job: Job, place: Place, asked_to_stop: Callable[[], int], lease: Held | None) -> RunRecord | None:
     HERE.begin("set-up")
-    require_agreement(place.ranks, place.topology.hosts, identity(job.settings, job.manifest))
+    require_agreement(place.ranks, place.topology.hosts, identity(job.settings, job.manifest.dataset_hash))
     finished = place.ranks.first(place.ranks.on_first(lambda: finished_meanwhile(job.finished, job.settings, lease)))
     if finished is not None:
         return place.ranks.on_first(lambda: _taken(job, finished))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,88 +18,18 @@ from torch.optim import Optimizer
 from fourminutes.comm.flat import FlatParallel
 from fourminutes.comm.fusion import Fused, fuse
 from fourminutes.comm.hook import HybridState, hybrid_hook
-from fourminutes.comm.launch import Launch
 from fourminutes.comm.topology import Topology
-from fourminutes.data.loader import Loader, LoaderState, training_loader, validation_loader
 from fourminutes.errors import UserError
 from fourminutes.models import build_model
 from fourminutes.optim import build_optimizer
 from fourminutes.plan import ReducePlan, RunPlan
-from fourminutes.record import Manifest
 from fourminutes.train.agreement import network_in_words, require_agreement
 from fourminutes.train.batchnorm import share_statistics
 from fourminutes.train.loss_scale import LossScale
 from fourminutes.train.precision import in_precision
 from fourminutes.train.ranks import Ranks
+from fourminutes.train.source import Batches, Position, Source
 from fourminutes.train.tuning import black_pictures, settled_reduce
-
-_RECALIBRATION_STREAM = 1  # tells the seed of the pictures for recalibration from that of training
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where the training's input begins.
-
-    Attributes:
-        epoch: the epoch, from 0, with which a new loader begins.
-        state: a saved loader's state; None begins with the epoch's first batch.
-    """
-
-    epoch: int = 0
-    state: LoaderState | None = None
-
-
-@dataclass(frozen=True)
-class Input:
-    """Where one process gets its pictures from."""
-
-    settings: RunPlan
-    manifest: Manifest
-    folder: Path
-    launch: Launch
-    device: torch.device
-
-    def training(self, position: Position) -> Loader:
-        """The training batches from `position` on."""
-        return training_loader(
-            self.folder,
-            self.manifest,
-            self.settings.loader,
-            **self._share,
-            seed=self.settings.seed,
-            first_epoch=position.epoch,
-            state=position.state,
-        )
-
-    def validation(self) -> Loader:
-        """The validation batches, the same in every epoch."""
-        return validation_loader(self.folder, self.manifest, self.settings.loader, **self._share)
-
-    def recalibration(self, epoch: int) -> Iterator[Tensor]:
-        """Training pictures on which to measure batch norm's statistics anew after `epoch`; all training is as without.
-
-        They come from a loader of their own, so that the training's order of pictures stays as it is.
-        """
-        batch, world_size = self.settings.batch.per_device, self.launch.world_size
-        wanted = -(-self.settings.evaluation.recalibration_images // (batch * world_size))
-        # No more than what every rank has as whole batches, so that all make as many forward passes.
-        batches = min(wanted, self.manifest.splits["train"].samples // world_size // batch)
-        own_seed = np.random.SeedSequence([self.settings.seed, _RECALIBRATION_STREAM]).generate_state(1)[0]
-        loader = replace(self, settings=self.settings.model_copy(update={"seed": int(own_seed)})).training(
-            Position(epoch)
-        )
-        return (batch.images for batch in islice(loader.epoch(), batches))
-
-    @property
-    def _share(self) -> dict[str, Any]:
-        """What of the pictures, and in which form, this process gets."""
-        return {
-            "image_px": self.settings.model.image_px,
-            "batch": self.settings.batch.per_device,
-            "rank": self.launch.rank,
-            "world_size": self.launch.world_size,
-            "device_id": self.device.index,
-        }
 
 
 @dataclass(frozen=True)
@@ -123,9 +51,9 @@ class Parts:
     reduce_state: HybridState | None
     optimizer: Optimizer
     loss_scale: LossScale
-    input: Input
-    training: Loader
-    validation: Loader
+    input: Source
+    training: Batches
+    validation: Batches
 
     @cached_property
     def weights(self) -> list[nn.Parameter]:
@@ -174,7 +102,7 @@ class Parts:
 
 
 def set_up(
-    source: Input, topology: Topology, ranks: Ranks, position: Position, kept_tuning: Path | None = None
+    source: Source, topology: Topology, ranks: Ranks, position: Position, kept_tuning: Path | None = None
 ) -> Parts:
     """Put the parts together; the loader goes on from `position`.
 
@@ -188,7 +116,7 @@ def set_up(
     settings, device, launch = source.settings, source.device, source.launch
     seed_everything(settings.seed, launch.rank, position.epoch)
     settle_arithmetic()
-    model = build_model(settings.model, len(source.manifest.classes), seed=settings.seed).to(device)
+    model = build_model(settings.model, source.class_count, seed=settings.seed).to(device)
     model = share_statistics(model, settings.batch.bn_span, launch.rank, launch.world_size)
     network = in_precision(model, settings.precision, device)
     require_agreement(ranks, topology.hosts, {"network": network_in_words(model)})

@@ -28,7 +28,8 @@ from fourminutes.train.loop import stepper_of, train_epochs
 from fourminutes.train.requirements import data_of, in_words, require_fit
 from fourminutes.train.run import Place, identity, joined, lease_of, placed
 from fourminutes.train.search import Want, chosen_value, is_at_edge, next_final, next_tuning, tune_percent
-from fourminutes.train.setup import Input, Parts, Position, set_up, settle_buckets
+from fourminutes.train.setup import Parts, set_up, settle_buckets
+from fourminutes.train.source import Input, Position
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def with_value(run: RunPlan, key: str, value: float, seed: int) -> RunPlan:
 
 
 def _sweep(arm: Arm, place: Place, asked_to_stop: Callable[[], int]) -> SweepRecord | None:
-    require_agreement(place.ranks, place.topology.hosts, identity(arm.sweep.run, arm.manifest))
+    require_agreement(place.ranks, place.topology.hosts, identity(arm.sweep.run, arm.manifest.dataset_hash))
     arm = replace(arm, taken_over=place.ranks.first(place.ranks.on_first(lambda: _taken_over(arm))))
     made = place.ranks.first(place.ranks.on_first(lambda: _made_before(arm))) or {}
     trials: list[Trial] = []
