@@ -7,7 +7,8 @@ from fourminutes.report.names import (
     table_names,
 )
 
-DRAWN_FROM = sorted({path for pattern in PLAN.report.records + PLAN.report.comm_records for path in glob.glob(pattern)})
+PATTERNS = [*PLAN.report.records, *PLAN.report.comm_records, *filter(None, [PLAN.report.scale_record])]
+DRAWN_FROM = sorted({path for pattern in PATTERNS for path in glob.glob(pattern)})
 
 
 rule report:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, field_validator
 
 from fourminutes.plan.base import PlanModel
@@ -100,3 +102,9 @@ class ReportPlan(PlanModel):
         (), description="globs of run records to draw from, beside the plan's own; relative to the clone's root"
     )
     comm_records: tuple[str, ...] = Field((), description="globs of collective measurements to draw from, likewise")
+    scale_record: str | None = Field(
+        None, description="record of predictions to draw from in place of the plan's own, likewise"
+    )
+    expects: tuple[Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")], ...] = Field(
+        (), description="runs of other plans, as PLAN/RUN, that keep their row in the tables while they have no record"
+    )

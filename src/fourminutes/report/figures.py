@@ -6,7 +6,15 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from fourminutes.report import figures_claims, figures_p40, figures_runs, figures_scale, figures_steps
+from fourminutes.report import (
+    figures_claims,
+    figures_p40,
+    figures_paper,
+    figures_rates,
+    figures_runs,
+    figures_scale,
+    figures_steps,
+)
 from fourminutes.report.evidence import Evidence
 
 BUILDERS: dict[str, Callable[[Evidence], Figure]] = {
@@ -16,7 +24,11 @@ BUILDERS: dict[str, Callable[[Evidence], Figure]] = {
     "time-split": figures_runs.time_split,
     "allreduce": figures_runs.allreduce,
     "overlap": figures_steps.overlap,
-    "scaling": figures_scale.scaling,
+    "ablations": figures_paper.ablations,
+    "half-precision": figures_paper.half_precision,
+    "steps": figures_paper.steps,
+    "throughput": figures_rates.throughput,
+    "efficiency": figures_rates.efficiency,
     "p40": figures_p40.p40,
     "scalability": figures_scale.scalability,
     "systems": figures_scale.systems,
