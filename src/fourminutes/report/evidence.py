@@ -210,7 +210,12 @@ def _planned(plan: Plan, name: str, run: str) -> RunPlan | None:
 
 def recipe(record: RunRecord) -> tuple[str, RunPlan]:
     """What repeats of a run have in common: the data and all settings but the seed."""
-    return record.dataset_hash, record.settings.model_copy(update={"seed": 0, "description": ""})
+    return record.dataset_hash, but_seed(record.settings)
+
+
+def but_seed(settings: RunPlan) -> RunPlan:
+    """The settings without the seed, and without what is only said of them."""
+    return settings.model_copy(update={"seed": 0, "description": ""})
 
 
 def paper_model(settings: RunPlan) -> str | None:

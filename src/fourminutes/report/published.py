@@ -11,6 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _FILE = Path(__file__).with_name("published.yaml")
+#: The plan whose runs a row may name to be filled by.
+FILLING_PLAN = "ilsvrc2012"
 
 
 class Certainty(StrEnum):
@@ -129,7 +131,7 @@ class Fill(_Form):
     def __str__(self) -> str:
         """As it is told below a table."""
         if self.run:
-            return f"run {self.run} of plan ilsvrc2012"
+            return f"run {self.run} of plan {FILLING_PLAN}"
         changes = ", ".join(f"{path}: {_yaml(value)}" for path, value in self.changes.items())
         return f"a run by recipe {self.recipe}{f' with {changes}' if changes else ''}"
 
