@@ -162,8 +162,7 @@ def test_the_looks_of_a_run_stay_where_another_record_goes(plan: Plan) -> None:
 
 def test_the_accuracy_names_the_records_that_it_wants_and_how_they_are_made(plan: Plan) -> None:
     def texts() -> str:
-        with drawing.mpl.rc_context(fname=str(drawing.STYLE)):
-            return drawing.draw(BUILDERS["accuracy"], gather(plan))["svg"].decode()
+        return drawing.draw(BUILDERS["accuracy"], gather(plan))["svg"].decode()
 
     plan.run_record("decay").unlink()
     assert "decay: no record yet" in texts()
@@ -176,6 +175,12 @@ def ticks(axis: Axis) -> list[Text]:
     """The labels of the ticks that are drawn: those within the axis."""
     low, high = sorted(axis.get_view_interval())
     return [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+
+
+def test_the_allreduce_tells_where_it_looked_for_measurements() -> None:
+    drawing_only = plan_of({}, "paper", data=None, comm=None, scale=None, report={"comm_records": ["other/comm.json"]})
+    svg = drawing.draw(BUILDERS["allreduce"], gather(drawing_only))["svg"].decode()
+    assert "looked for other/comm.json" in svg
 
 
 @pytest.mark.parametrize("name", ["ablations", "half-precision", "throughput", "efficiency", "accuracy"])

@@ -31,8 +31,9 @@ OTHERS = "Other networks"
 _MODELS = ("AlexNet", "ResNet-50")
 _PREDICTED: tuple[Any, ...] = (DASHED, (0, (1, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 _MARKER = "D"
-#: What the axis of devices shows at least.
+#: What the axes of devices and rates show at least, where the paper's points stand.
 _DEVICES = (200, 4096)
+_IMAGES_S = (1e5, 1e6)
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,11 @@ def throughput(evidence: Evidence) -> Figure:
     )
     quantity = _Quantity("images/s", lambda one: one.images_per_s, lambda run, _: run.images_per_s, facts)
     figure, panels = _figure(evidence, quantity)
-    for axes in panels:
+    for place, axes in enumerate(panels):
         axes.set_yscale("log")
         low, high = axes.get_ylim()
-        axes.set_ylim(min(low / 2, 1e5), max(high * 2, 1e6))
+        least, most = _IMAGES_S if place < len(_MODELS) else (low, high)
+        axes.set_ylim(min(low / 2, least), max(high * 2, most))
         log_ticks(axes.yaxis)
     return figure
 
@@ -79,8 +81,9 @@ def _figure(evidence: Evidence, quantity: _Quantity) -> tuple[Figure, list[Axes]
         _draw(axes, model, evidence, lines, quantity)
         axes.set_title(f"{model}, {quantity.title}")
         axes.set_xscale("log", base=2)
-        low, high = axes.get_xlim()
-        axes.set_xlim(min(low, _DEVICES[0]), max(high, _DEVICES[1]))
+        if model != OTHERS:
+            low, high = axes.get_xlim()
+            axes.set_xlim(min(low, _DEVICES[0]), max(high, _DEVICES[1]))
         plain_ticks(axes.xaxis)
         axes.set_xlabel("devices (processes)")
     handles = _handles(evidence, lines, quantity)

@@ -114,7 +114,17 @@ def time_split(evidence: Evidence) -> Figure:
 
 def allreduce(evidence: Evidence) -> Figure:
     """Time and bus bandwidth by message size; bands span the quartiles."""
+    if not evidence.comms:
+        figure, panels = new_figure(PAGE_IN, 2.6, 2)
+        say_empty(panels, f"No collective has been measured yet; looked for {', '.join(_comm_records(evidence))}.")
+        return figure
     return collectives([comm.record for comm in evidence.comms])
+
+
+def _comm_records(evidence: Evidence) -> list[str]:
+    """Where measured collectives would be drawn from."""
+    own = [evidence.plan.comm_record.as_posix()] if evidence.plan.comm else []
+    return [*own, *evidence.plan.report.comm_records]
 
 
 def collectives(comms: Sequence[CommRecord]) -> Figure:
