@@ -163,7 +163,7 @@ def test_without_scripts_all_tables_and_figures_are_there_to_read(opened: Opened
     assert page.locator("main table").count() >= 10
     for name in ("runs", "allreduce", "results", "steps"):
         assert page.locator(f"#table-{name} tbody tr").first.is_visible()
-    for name in ("accuracy", "time-split", "scaling"):
+    for name in ("accuracy", "time-split", "efficiency"):
         assert page.locator(f"#figure-{name} svg").is_visible()
     assert page.locator("#table-allreduce tbody tr").count() == len(comm_record().timings)
 

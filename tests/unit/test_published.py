@@ -98,4 +98,4 @@ def test_the_captions_repeat_the_published_numbers() -> None:
     assert f"±{published().scalability.reading_error_images_per_s:.0f} images/s" in FIGURES["scalability"]
     quoted = {(row.accelerators, row.percent.value, row.certainty.value) for row in published().efficiencies}
     assert {(1024, 99, "confirmed"), (2048, 97, "confirmed"), (2048, 87.9, "unconfirmed")} <= quoted
-    assert all(f"{percent} %" in FIGURES["scaling"] for percent in ("about 99", "97", "87.9"))
+    assert all(f"{percent} %" in FIGURES["efficiency"] for percent in ("about 99", "97", "87.9"))

@@ -7,7 +7,13 @@ from fourminutes.report.names import (
     table_names,
 )
 
-PATTERNS = PLAN.report.records + PLAN.report.comm_records + PLAN.report.scaling_records + PLAN.report.replays
+PATTERNS = [
+    *PLAN.report.records,
+    *PLAN.report.comm_records,
+    *PLAN.report.scaling_records,
+    *PLAN.report.replays,
+    *filter(None, [PLAN.report.scale_record]),
+]
 DRAWN_FROM = sorted({path for pattern in PATTERNS for path in glob.glob(pattern)})
 
 

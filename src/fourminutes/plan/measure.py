@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, field_validator
 
 from fourminutes.plan.base import PlanModel
@@ -102,3 +104,9 @@ class ReportPlan(PlanModel):
     comm_records: tuple[str, ...] = Field((), description="globs of collective measurements to draw from, likewise")
     replays: tuple[str, ...] = Field((), description="globs of replayed steps to hold the prediction against, likewise")
     scaling_records: tuple[str, ...] = Field((), description="globs of measured series to draw from, likewise")
+    scale_record: str | None = Field(
+        None, description="record of predictions to draw from in place of the plan's own, likewise"
+    )
+    expects: tuple[Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")], ...] = Field(
+        (), description="runs of other plans, as PLAN/RUN, that keep their row in the tables while they have no record"
+    )

@@ -29,6 +29,8 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2
 DASHED = (0, (3, 2))
 
 PAGE_IN = 7.0
+#: How a legend names a certainty.
+SAID = {Certainty.CONFIRMED: "published", Certainty.DERIVED: "derived", Certainty.UNCONFIRMED: "unconfirmed"}
 _Source = TypeVar("_Source")
 _FEW_DECADES = 1e3
 
@@ -65,6 +67,17 @@ def filling(colour: str, certainty: Certainty) -> dict[str, Any]:
         "markerfacecoloralt": PAPER,
         "fillstyle": "left" if certainty is Certainty.DERIVED else "full",
     }
+
+
+def published_look(marker: str, certainty: Certainty) -> dict[str, Any]:
+    """The looks of a published point: black, and filled as it is sure."""
+    return {"color": INK, "marker": marker, "ls": "", **filling(INK, certainty)}
+
+
+def published_point(axes: Axes, x: float, y: float, marker: str, certainty: Certainty) -> None:
+    """Draw a published point, what is confirmed over what is not."""
+    order = 3 if certainty is Certainty.UNCONFIRMED else 4
+    axes.plot(x, y, zorder=order, clip_on=False, **published_look(marker, certainty))
 
 
 def least_sure(*facts: Fact) -> Certainty:
@@ -110,7 +123,7 @@ def say_empty(axes: list[Axes], text: str) -> None:
         panel.set_axis_off()
     figure = axes[0].get_figure(root=True)
     assert figure is not None
-    figure.set_size_inches(PAGE_IN, 0.7)
+    figure.set_size_inches(PAGE_IN, 0.5 + 0.2 * len(text.splitlines()))
     figure.text(0.02, 0.5, text, va="center", color=TEXT)
 
 

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from fourminutes.plan import Plan, RunPlan
 from fourminutes.record import CommRecord, Manifest, Record, ReplayRecord, RunRecord, ScaleRecord, read_record
+from fourminutes.report import words
 from fourminutes.report.arms import Arm, read_arms
 from fourminutes.report.claims import Judgement, judge
 from fourminutes.report.scalings import Scaling, read_scalings
@@ -50,6 +51,16 @@ class Run:
         return sum(epoch.train_images for epoch in self.record.epochs) / seconds
 
     @property
+    def anchor(self) -> str:
+        """The place on the page where the run's provenance stands."""
+        return f"record-{self.record.plan}-{self.record.run}"
+
+    @property
+    def model(self) -> str | None:
+        """The network as the published tables call it; None where it is another, or another width."""
+        return paper_model(self.record.settings)
+
+    @property
     def skipped_steps(self) -> int:
         """Batches whose step was skipped for an overflow."""
         return sum(epoch.skipped_steps for epoch in self.record.epochs)
@@ -71,18 +82,51 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """A run that the plan has or expects, and that has no record yet; its settings where the plan itself has them."""
+
+    label: str
+    plan: str
+    run: str
+    settings: RunPlan | None
+
+    @property
+    def how(self) -> str:
+        """The command that makes its record."""
+        return f"snakemake results/{self.plan}/runs/{self.run}.json --config plan={self.plan}"
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """All records that a report draws from; `missing` names the plan's runs that have none."""
+    """All records that a report draws from.
+
+    `slots` are the runs that the plan has or expects, recorded or not, in the plan's order, then all others recorded:
+    a record that goes leaves its slot empty and the others where they are.
+    """
 
     plan: Plan
-    runs: tuple[Run, ...]
-    missing: tuple[str, ...]
+    slots: tuple[Run | Wanted, ...]
     comms: tuple[Sourced[CommRecord], ...]
     replays: tuple[Sourced[ReplayRecord], ...]
     scale: Sourced[ScaleRecord] | None
     manifest: Sourced[Manifest] | None
     arms: tuple[Arm, ...]
     scalings: tuple[Scaling, ...] = ()
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The recorded runs."""
+        return tuple(slot for slot in self.slots if isinstance(slot, Run))
+
+    @property
+    def wanted(self) -> tuple[Wanted, ...]:
+        """The runs without a record."""
+        return tuple(slot for slot in self.slots if isinstance(slot, Wanted))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The names of the runs without a record."""
+        return tuple(slot.label for slot in self.wanted)
 
     @property
     def missing_sweeps(self) -> tuple[str, ...]:
@@ -110,8 +154,7 @@ def gather(plan: Plan) -> Evidence:
     own = [plan.run_record(name) for name in plan.runs]
     return Evidence(
         plan=plan,
-        runs=_runs(plan, _existing([*own, *_matching(plan.report.records)])),
-        missing=tuple(name for name in plan.runs if not plan.run_record(name).is_file()),
+        slots=_slots(plan, _existing([*own, *_matching(plan.report.records)])),
         comms=tuple(
             Sourced(path, read_record(path, CommRecord))
             for path in _existing([plan.comm_record, *_matching(plan.report.comm_records)])
@@ -119,7 +162,7 @@ def gather(plan: Plan) -> Evidence:
         replays=tuple(
             Sourced(path, read_record(path, ReplayRecord)) for path in _existing(_matching(plan.report.replays))
         ),
-        scale=_optional(plan.scale_record, ScaleRecord),
+        scale=_optional(Path(plan.report.scale_record or plan.scale_record), ScaleRecord),
         manifest=_optional(plan.manifest, Manifest),
         arms=read_arms(plan),
         scalings=read_scalings(plan, _existing([*plan.scaling_records, *_matching(plan.report.scaling_records)])),
@@ -144,25 +187,52 @@ def _existing(paths: list[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _runs(plan: Plan, paths: list[Path]) -> tuple[Run, ...]:
+def _slots(plan: Plan, paths: list[Path]) -> tuple[Run | Wanted, ...]:
     records = [read_record(path, RunRecord) for path in paths]
-    several_plans = len({record.plan for record in records}) > 1
-    recipes = [_recipe(record) for record in records]
-    return tuple(
-        Run(
-            label=f"{record.plan}/{record.run}" if several_plans else record.run,
+    expected = [*((plan.name, run) for run in plan.runs), *_expected(plan)]
+    several_plans = len({name for name, _ in expected} | {record.plan for record in records}) > 1
+    recipes = [recipe(record) for record in records]
+    recorded = {
+        (record.plan, record.run): Run(
+            label=_label(record.plan, record.run, several_plans),
             path=path,
             record=record,
             outdated=_is_outdated(plan, path, record),
-            repeats=recipes.count(recipe),
+            repeats=recipes.count(own),
         )
-        for path, record, recipe in zip(paths, records, recipes, strict=True)
+        for path, record, own in zip(paths, records, recipes, strict=True)
+    }
+    return tuple(
+        recorded.get((name, run)) or Wanted(_label(name, run, several_plans), name, run, _planned(plan, name, run))
+        for name, run in dict.fromkeys([*expected, *recorded])
     )
 
 
-def _recipe(record: RunRecord) -> tuple[str, RunPlan]:
+def _expected(plan: Plan) -> list[tuple[str, str]]:
+    return [(name, run) for name, run in (one.split("/") for one in plan.report.expects)]
+
+
+def _label(plan: str, run: str, several_plans: bool) -> str:
+    return f"{plan}/{run}" if several_plans else run
+
+
+def _planned(plan: Plan, name: str, run: str) -> RunPlan | None:
+    return plan.runs.get(run) if name == plan.name else None
+
+
+def recipe(record: RunRecord) -> tuple[str, RunPlan]:
     """What repeats of a run have in common: the data and all settings but the seed."""
-    return record.dataset_hash, record.settings.model_copy(update={"seed": 0, "description": ""})
+    return record.dataset_hash, but_seed(record.settings)
+
+
+def but_seed(settings: RunPlan) -> RunPlan:
+    """The settings without the seed, and without what is only said of them."""
+    return settings.model_copy(update={"seed": 0, "description": ""})
+
+
+def paper_model(settings: RunPlan) -> str | None:
+    """One of the paper's networks by its published name; None for another network, or another width of one."""
+    return words.PAPER_MODELS.get(settings.model.name) if settings.model.width == 1 else None
 
 
 def _is_outdated(plan: Plan, path: Path, record: RunRecord) -> bool:

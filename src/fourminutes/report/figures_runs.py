@@ -8,12 +8,13 @@ from itertools import accumulate
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from fourminutes.record import CollectiveTiming, CommRecord
 from fourminutes.report import words
 from fourminutes.report.drawing import COLOURS, INK, PAGE_IN, PAPER, TEXT, log_ticks, new_figure, say_empty, series
-from fourminutes.report.evidence import Evidence, Run
+from fourminutes.report.evidence import Evidence, Run, Wanted
 
 #: Parts of a run's time: field of `StepTimes`, label, colour (light beside dark), and whether it is waiting.
 TIME_PARTS = (
@@ -27,15 +28,20 @@ TIME_PARTS = (
     ("other_s", "other", "#dfe4e9", False),
 )
 
+#: At most so many markers a line, lest they cover it.
+_MARKERS = 20
+
 
 def accuracy(evidence: Evidence) -> Figure:
     """Top-1 over epochs and over time, one line a run."""
     figure, (by_epoch, by_time) = new_figure(PAGE_IN, 2.6, 2, sharey=True)
     if not evidence.runs:
-        say_empty([by_epoch, by_time], "No training run has been recorded yet.")
+        say_empty([by_epoch, by_time], _nothing(evidence))
         return figure
     seconds, unit = _time_unit(evidence.runs)
-    for index, run in enumerate(evidence.runs):
+    for index, run in enumerate(evidence.slots):
+        if isinstance(run, Wanted):
+            continue
         top1 = [epoch.top1_percent for epoch in run.record.epochs]
         elapsed_s = list(accumulate(epoch.times.total_s for epoch in run.record.epochs))
         _line(by_epoch, index, [epoch.epoch for epoch in run.record.epochs], top1, run.label)
@@ -43,8 +49,20 @@ def accuracy(evidence: Evidence) -> Figure:
     by_epoch.set(title="Top-1 accuracy, %", xlabel="epoch", ylim=(0, None))
     by_epoch.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_time.set(xlabel=f"time, {unit}", xlim=(0, None))
-    figure.legend(handles=by_epoch.get_lines(), loc="outside right center")
+    figure.legend(handles=[*by_epoch.get_lines(), *_wanted_handles(evidence)], loc="outside right center")
     return figure
+
+
+def _nothing(evidence: Evidence) -> str:
+    """That there is no run, and how each that is wanted is made."""
+    return "\n".join(
+        ["No training run has been recorded yet.", *(f"{one.label}: {one.how}" for one in evidence.wanted)]
+    )
+
+
+def _wanted_handles(evidence: Evidence) -> list[Line2D]:
+    """A line of the legend for each run that is wanted and not recorded."""
+    return [Line2D([], [], ls="", label=f"{label}: no record yet") for label in evidence.missing]
 
 
 def _time_unit(runs: tuple[Run, ...]) -> tuple[float, str]:
@@ -54,6 +72,7 @@ def _time_unit(runs: tuple[Run, ...]) -> tuple[float, str]:
 
 def _line(axes: Axes, index: int, x: list[float] | list[int], y: list[float], label: str) -> None:
     look = series(index)
+    every = -(-len(x) // _MARKERS)
     axes.plot(
         x,
         y,
@@ -61,6 +80,7 @@ def _line(axes: Axes, index: int, x: list[float] | list[int], y: list[float], la
         linestyle=look.dash,
         marker=look.marker,
         markersize=4,
+        markevery=(index % every, every),
         markeredgecolor=PAPER,
         markeredgewidth=0.4,
         label=label,
@@ -71,7 +91,7 @@ def time_split(evidence: Evidence) -> Figure:
     """One bar a run: the share of each part of its time."""
     figure, [axes] = new_figure(PAGE_IN, 1.1 + 0.27 * max(len(evidence.runs), 2))
     if not evidence.runs:
-        say_empty([axes], "No training run has been recorded yet.")
+        say_empty([axes], _nothing(evidence))
         return figure
     rows = np.arange(len(evidence.runs))
     left = np.zeros(len(evidence.runs))
@@ -94,7 +114,17 @@ def time_split(evidence: Evidence) -> Figure:
 
 def allreduce(evidence: Evidence) -> Figure:
     """Time and bus bandwidth by message size; bands span the quartiles."""
+    if not evidence.comms:
+        figure, panels = new_figure(PAGE_IN, 2.6, 2)
+        say_empty(panels, f"No collective has been measured yet; looked for {', '.join(_comm_records(evidence))}.")
+        return figure
     return collectives([comm.record for comm in evidence.comms])
+
+
+def _comm_records(evidence: Evidence) -> list[str]:
+    """Where measured collectives would be drawn from."""
+    own = [evidence.plan.comm_record.as_posix()] if evidence.plan.comm else []
+    return [*own, *evidence.plan.report.comm_records]
 
 
 def collectives(comms: Sequence[CommRecord]) -> Figure:

@@ -1,4 +1,4 @@
-"""Figures that stand beside published numbers: scaling, the paper's scalability, other systems."""
+"""Figures of published numbers alone: the paper's scalability, other systems."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fourminutes.record import Prediction
 from fourminutes.report.drawing import (
     COLOURS,
     DASHED,
-    INK,
     PAGE_IN,
     QUIET,
+    SAID,
     TEXT,
     filling,
     least_sure,
@@ -22,126 +21,9 @@ from fourminutes.report.drawing import (
     plain_ticks,
     series,
 )
-from fourminutes.report.evidence import Evidence, Run
+from fourminutes.report.evidence import Evidence
 from fourminutes.report.labels import place_labels
-from fourminutes.report.published import Certainty, Fact, System, published
-
-_PREDICTED: tuple[Any, ...] = (DASHED, (0, (1, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
-_PUBLISHED = {"AlexNet": "s", "ResNet-50": "D"}
-_SAID = {Certainty.CONFIRMED: "published", Certainty.DERIVED: "derived", Certainty.UNCONFIRMED: "unconfirmed"}
-
-
-def scaling(evidence: Evidence) -> Figure:
-    """Efficiency and throughput by number of processes: measured solid, predicted dashed, published black."""
-    figure, (efficiency, rate) = new_figure(PAGE_IN, 2.8, 2)
-    handles = _draw_predictions(evidence, efficiency, rate)
-    handles += _draw_measured(evidence, efficiency, rate)
-    handles += _draw_published(efficiency, rate)
-    efficiency.set(title="Efficiency, % of one process scaled up", ylim=(0, 105))
-    rate.set(title="Images/s", yscale="log")
-    plain_ticks(rate.yaxis)
-    for axes in (efficiency, rate):
-        axes.set_xscale("log", base=2)
-        plain_ticks(axes.xaxis)
-        axes.set_xlabel("processes (devices)")
-    figure.legend(handles=handles, loc="outside right center")
-    return figure
-
-
-def _draw_predictions(evidence: Evidence, efficiency: Axes, rate: Axes) -> list[Line2D]:
-    """A run has its colour, an algorithm its dash."""
-    lines: dict[tuple[str, str], list[Prediction]] = {}
-    for prediction in evidence.scale.record.predictions if evidence.scale else ():
-        lines.setdefault((prediction.run, prediction.algorithm), []).append(prediction)
-    runs, algorithms = (list(dict.fromkeys(keys)) for keys in (zip(*lines, strict=True) if lines else ((), ())))
-    for (run, algorithm), points in lines.items():
-        look = {
-            "color": _run_colour(evidence, run),
-            "ls": _PREDICTED[algorithms.index(algorithm) % len(_PREDICTED)],
-            "lw": 1.1,
-        }
-        x = [point.processes for point in points]
-        efficiency.plot(x, [point.efficiency_percent for point in points], **look)
-        rate.plot(x, [point.images_per_s for point in points], **look)
-    names = [Line2D([], [], color=_run_colour(evidence, run), ls=DASHED, lw=1.1, label=run) for run in runs]
-    kinds = [
-        Line2D([], [], color=QUIET, ls=_PREDICTED[index % len(_PREDICTED)], lw=1.1, label=f"predicted, {algorithm}")
-        for index, algorithm in enumerate(algorithms)
-    ]
-    return names + kinds
-
-
-def _run_colour(evidence: Evidence, name: str) -> str:
-    """The colour that the run has in the other figures."""
-    names = [run.record.run for run in evidence.runs]
-    return series(names.index(name)).colour if name in names else QUIET
-
-
-def _draw_measured(evidence: Evidence, efficiency: Axes, rate: Axes) -> list[Line2D]:
-    if not evidence.runs:
-        return []
-    look: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 3.8}
-    for index, run in enumerate(evidence.runs):
-        colour = series(index).colour
-        rate.plot(run.record.settings.processes, run.images_per_s, color=colour, **look)
-        if percent := _efficiency(run, evidence.runs):
-            efficiency.plot(run.record.settings.processes, percent, color=colour, **look)
-    return [Line2D([], [], label="measured", color=QUIET, **look)]
-
-
-def _efficiency(run: Run, runs: tuple[Run, ...]) -> float | None:
-    """Efficiency in percent, where the same work was also measured on one process."""
-    processes = run.record.settings.processes
-    alone = next((one for one in runs if one.record.settings.processes == 1 and _work(one) == _work(run)), None)
-    if processes == 1 or alone is None:
-        return None
-    return 100 * run.images_per_s / (processes * alone.images_per_s)
-
-
-def _work(run: Run) -> tuple[object, ...]:
-    """What must be equal for two runs' rates to be compared: the work of one process and what does it."""
-    settings = run.record.settings
-    device = run.record.provenance.cpu if run.record.placement.device == "cpu" else run.record.placement.device
-    return (
-        run.record.dataset_hash,
-        settings.model,
-        settings.batch.per_device,
-        settings.micro_batches,
-        settings.optimizer.kind,
-        settings.precision,
-        settings.threads,
-        device,
-    )
-
-
-def _draw_published(efficiency: Axes, rate: Axes) -> list[Line2D]:
-    """Draw the paper's points; return one handle for each look that occurs, the surest first."""
-    looks = {
-        _published_point(efficiency, point.model, point.accelerators, point.percent)
-        for point in published().efficiencies
-    }
-    looks |= {
-        _published_point(rate, line.model, line.accelerators.value, line.images_per_s)
-        for line in published().headline
-        if line.accelerators and line.images_per_s
-    }
-    return [
-        Line2D([], [], label=f"{model}, P40, {_SAID[certainty]}", **_published_look(model, certainty))
-        for certainty in Certainty
-        for model in _PUBLISHED
-        if (model, certainty) in looks
-    ]
-
-
-def _published_point(axes: Axes, model: str, accelerators: float, fact: Fact) -> tuple[str, Certainty]:
-    # What is confirmed is drawn over what is not.
-    order = 3 if fact.certainty is Certainty.UNCONFIRMED else 4
-    axes.plot(accelerators, fact.value, zorder=order, **_published_look(model, fact.certainty))
-    return model, fact.certainty
-
-
-def _published_look(model: str, certainty: Certainty) -> dict[str, Any]:
-    return {"color": INK, "marker": _PUBLISHED[model], "ls": "", **filling(INK, certainty)}
+from fourminutes.report.published import Certainty, System, published
 
 
 def scalability(_evidence: Evidence) -> Figure:
@@ -203,7 +85,7 @@ def systems(_evidence: Evidence) -> Figure:
         for marker, colour, label in _GROUP_LOOKS.values()
     ]
     handles += [
-        Line2D([], [], color=TEXT, marker="o", ls="", label=f"a number {_SAID[certainty]}", **filling(TEXT, certainty))
+        Line2D([], [], color=TEXT, marker="o", ls="", label=f"a number {SAID[certainty]}", **filling(TEXT, certainty))
         for certainty in (Certainty.DERIVED, Certainty.UNCONFIRMED)
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=6, columnspacing=1.4, handletextpad=0.2)

@@ -41,11 +41,28 @@ SECTIONS = (
     ),
     ("runs", "Runs", (("table", "runs"), ("figure", "accuracy"), ("figure", "time-split"))),
     ("data", "Data", (("table", "data"),)),
-    ("paper", "Beside the paper", (("table", "results"), ("table", "ablations"), ("figure", "scalability"))),
+    (
+        "paper",
+        "Beside the paper",
+        (
+            ("table", "results"),
+            ("figure", "ablations"),
+            ("table", "ablations"),
+            ("figure", "half-precision"),
+            ("table", "half-precision"),
+            ("figure", "scalability"),
+        ),
+    ),
     (
         "communication",
         "Communication",
-        (("figure", "allreduce"), ("table", "allreduce"), ("figure", "overlap"), ("table", "steps")),
+        (
+            ("figure", "allreduce"),
+            ("table", "allreduce"),
+            ("figure", "overlap"),
+            ("figure", "steps"),
+            ("table", "steps"),
+        ),
     ),
     (
         "scale",
@@ -53,7 +70,8 @@ SECTIONS = (
         (
             ("figure", "scaling-measured"),
             ("table", "scaling-measured"),
-            ("figure", "scaling"),
+            ("figure", "throughput"),
+            ("figure", "efficiency"),
             ("table", "scaling"),
             ("figure", "validation"),
             ("table", "validation"),
@@ -64,6 +82,8 @@ SECTIONS = (
     ),
     ("systems", "Other systems", (("figure", "systems"), ("table", "systems"))),
 )
+#: Figures of the user's records with published numbers among them.
+_WITH_PUBLISHED = ("ablations", "half-precision", "throughput", "efficiency")
 #: Tables that are too long to lie open.
 FOLDED = ("ledger",)
 # Colours that follow the page's light or dark; the others stand on both.
@@ -153,14 +173,16 @@ def _shown_origins(figure: str, evidence: Evidence) -> list[str]:
     by_figure = {"allreduce": evidence.comms, "batch-size": evidence.arms, "tuning": evidence.arms}
     by_figure["scaling-measured"] = evidence.scalings
     measured = by_figure.get(figure, evidence.runs)
-    predicted = evidence.scale if figure == "scaling" else None
+    predicted = evidence.scale if figure in ("throughput", "efficiency") else None
     if figure in ("scalability", "systems"):
         return ["published"]
+    if figure == "steps":
+        return ["predicted", "published"]
     if figure == "p40":
         return ["predicted", "published"]
     if figure == "validation":
         return ["measured", "predicted"]
-    shown = [("measured", measured), ("predicted", predicted), ("published", figure == "scaling")]
+    shown = [("measured", measured), ("predicted", predicted), ("published", figure in _WITH_PUBLISHED)]
     return [origin for origin, there in shown if there]
 
 

@@ -11,6 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _FILE = Path(__file__).with_name("published.yaml")
+#: The plan whose runs a row may name to be filled by.
+FILLING_PLAN = "ilsvrc2012"
 
 
 class Certainty(StrEnum):
@@ -114,6 +116,28 @@ class Match(_Form):
     model: str
     optimizer: str
     no_decay: bool = Field(description="whether bias and batch norm are spared the weight decay")
+    bn_after_pool5: bool = Field(True, description="AlexNet: whether a batch norm follows the last pooling")
+
+
+class Fill(_Form):
+    """The run whose record would fill a row's empty cells."""
+
+    recipe: str = Field(description="recipe of config/recipes.yaml")
+    run: str | None = Field(None, description="run that the plan ilsvrc2012 has of it already")
+    changes: dict[str, str | int | bool | tuple[str, ...]] = Field(
+        default_factory=dict, description="settings other than the recipe's, by their path"
+    )
+
+    def __str__(self) -> str:
+        """As it is told below a table."""
+        if self.run:
+            return f"run {self.run} of plan {FILLING_PLAN}"
+        changes = ", ".join(f"{path}: {_yaml(value)}" for path, value in self.changes.items())
+        return f"a run by recipe {self.recipe}{f' with {changes}' if changes else ''}"
+
+
+def _yaml(value: object) -> str:
+    return yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).split("\n")[0]
 
 
 class Ablation(_Row):
@@ -121,12 +145,22 @@ class Ablation(_Row):
 
     model: str
     change: str
-    quantity: Literal["top-1", "rate"]
-    unit: str
-    value: Fact
-    batch: Fact | None = None
+    top1_percent: Fact
+    batch: Fact
     epochs: Fact | None = None
-    match: Match | None = None
+    match: Match
+    fill: Fill
+
+
+class HalfPrecision(_Row):
+    """One network's rate in single and in half precision."""
+
+    model: str
+    accelerator: str
+    batch: Fact = Field(description="images a step and device")
+    fp32_images_per_s: Fact
+    half_images_per_s: Fact
+    ratio: Fact
 
 
 class Curve(_Form):
@@ -190,6 +224,7 @@ class Published(_Form):
     headline: tuple[Headline, ...]
     speedups: tuple[Speedup, ...]
     ablations: tuple[Ablation, ...]
+    half_precision: HalfPrecision
     scalability: Scalability
     efficiencies: tuple[Efficiency, ...]
     steps: tuple[StepCount, ...]
@@ -201,6 +236,7 @@ class Published(_Form):
             *self.headline,
             *self.speedups,
             *self.ablations,
+            self.half_precision,
             *self.efficiencies,
             *self.steps,
             *self.systems,
