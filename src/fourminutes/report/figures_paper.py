@@ -27,10 +27,10 @@ from fourminutes.report.drawing import (
     published_point,
 )
 from fourminutes.report.evidence import Evidence
+from fourminutes.report.matches import matching
 from fourminutes.report.precisions import Rate, groups
 from fourminutes.report.published import Ablation, Certainty, Fact, published
 from fourminutes.report.repeats import Mean, mean_of
-from fourminutes.report.tables_paper import matching
 
 _PUBLISHED, _RING, _OWN = "D", "s", "o"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fourminutes.comm.fit import cost_terms
-from fourminutes.plan import RunPlan
 from fourminutes.report import words
-from fourminutes.report.evidence import ILSVRC2012_CLASSES, Evidence, Run, Wanted, but_seed
+from fourminutes.report.evidence import ILSVRC2012_CLASSES, Evidence, Run, Wanted
+from fourminutes.report.matches import matching
 from fourminutes.report.precisions import Rate, groups
-from fourminutes.report.published import FILLING_PLAN, Ablation, Headline, StepCount, Text, published
+from fourminutes.report.published import Ablation, Headline, StepCount, Text, published
 from fourminutes.report.repeats import Mean, mean_of, rate_mean, repeats_of, top1_mean
 from fourminutes.report.table import Cell, Column, Row, Table, digits
 
@@ -170,45 +170,6 @@ def _ablation_notes(evidence: Evidence) -> Iterator[str]:
         if not matching(row, evidence):
             wanted.setdefault(row.model, []).append(f"{row.change}: {row.fill}")
     yield from (f"Without a record, {model}: {'; '.join(rows)}." for model, rows in wanted.items())
-
-
-def matching(row: Ablation, evidence: Evidence) -> tuple[Run, ...]:
-    """The recorded runs that do what the row describes: those of the first such recipe of the slots, one a seed.
-
-    Where that one has no record, no other recipe takes its place.
-    """
-    first = next((slot for slot in evidence.slots if _fills(row, slot)), None)
-    same = [run for run in evidence.runs if first and _fills(row, run) and _same_recipe(run, first)]
-    return repeats_of(same[0], evidence.runs) if same else ()
-
-
-def _fills(row: Ablation, slot: Run | Wanted) -> bool:
-    """Whether the run does what the row describes, on ImageNet, or would."""
-    if isinstance(slot, Run):
-        return slot.on_imagenet and _matches(row, slot.record.settings)
-    if slot.settings:
-        return slot.settings.model.width == 1 and _matches(row, slot.settings)
-    return (slot.plan, slot.run) == (FILLING_PLAN, row.fill.run)
-
-
-def _same_recipe(run: Run, slot: Run | Wanted) -> bool:
-    settings = slot.record.settings if isinstance(slot, Run) else slot.settings
-    return settings is not None and but_seed(run.record.settings) == but_seed(settings)
-
-
-def _matches(row: Ablation, settings: RunPlan) -> bool:
-    """Whether a run of these settings does what the row describes: same network, batch, rule and decay."""
-    match = row.match
-    spared = {"bias", "norm"} if match.no_decay else set()
-    return (
-        settings.model.name == match.model
-        and (match.model != "alexnet_bn" or settings.model.bn_after_pool5 == match.bn_after_pool5)
-        and settings.optimizer.kind == match.optimizer
-        and not settings.optimizer.nesterov
-        and set(settings.optimizer.no_decay) == spared
-        and settings.batch.global_batch == row.batch.value
-        and (row.epochs is None or settings.epochs == row.epochs.value)
-    )
 
 
 def half_precision_table(evidence: Evidence) -> Table:
