@@ -15,6 +15,7 @@ from fourminutes.record.measure import (
     Tuning,
 )
 from fourminutes.record.outdated import outdated_records, scaling_as_asked, sweep_as_asked
+from fourminutes.record.profile import LayerProfile, ProfileRecord
 from fourminutes.record.provenance import Provenance, code, provenance, utc_now
 from fourminutes.record.replay import ReplayedCase, ReplayRecord
 from fourminutes.record.run import Epoch, Placement, Reduction, RunRecord, Session, StepTimes, TracedSpan, TracedStep
@@ -29,10 +30,12 @@ __all__ = [
     "Hits",
     "ImageNote",
     "Interval",
+    "LayerProfile",
     "LinkFit",
     "Manifest",
     "Placement",
     "Prediction",
+    "ProfileRecord",
     "Provenance",
     "Record",
     "Reduction",

@@ -1,0 +1,48 @@
+"""The record of a network's profile on a device."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fourminutes.plan import ModelPlan
+from fourminutes.record.base import Record
+from fourminutes.record.provenance import Provenance
+
+
+class LayerProfile(Record):
+    """One layer with trained parameters."""
+
+    name: str
+    kind: str = Field(description="conv, norm or linear")
+    parameters: int
+    forward_s: float
+    backward_s: float = Field(description="from the gradients of the layer after it to its own")
+    ready_s: float = Field(description="when its gradients are there, from the begin of the backward pass")
+
+
+class ProfileRecord(Record):
+    """Where the time of one forward and backward pass goes, and when gradients come."""
+
+    kind: Literal["profile"] = "profile"
+    model: ModelPlan
+    classes: int
+    images: int = Field(description="a batch")
+    device: str
+    precision: str
+    origin: Literal["measured", "from rates"]
+    rates: tuple[float, float] | None = Field(None, description="operations/s and bytes/s; null where it was measured")
+    passes: int = Field(description="measured passes; 0 where it was worked out")
+    provenance: Provenance
+    layers: tuple[LayerProfile, ...]
+
+    @property
+    def forward_s(self) -> float:
+        """Of all layers; what has no parameters counts with the layer before it or not at all."""
+        return sum(layer.forward_s for layer in self.layers)
+
+    @property
+    def backward_s(self) -> float:
+        """Until the last gradient."""
+        return max(layer.ready_s for layer in self.layers)

@@ -1,0 +1,103 @@
+"""A network's profile, measured on the device at hand."""
+
+from __future__ import annotations
+
+import statistics
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from fourminutes.comm.ready import readiness_of
+from fourminutes.comm.trace import Tracer
+from fourminutes.errors import UserError
+from fourminutes.models import build_model
+from fourminutes.plan import ModelPlan, Precision
+from fourminutes.record import ProfileRecord, provenance
+from fourminutes.scale.layers import Layer, layers_of
+from fourminutes.scale.profile import layer_profile
+from fourminutes.train.precision import in_precision
+
+_PASSES = 5
+
+
+def measured_profile(
+    model: ModelPlan, classes: int, images: int, precision: Precision, device_name: str
+) -> ProfileRecord:
+    """Time every layer's forward pass, and when its gradients come, on a batch of zeros; medians of five passes.
+
+    In evaluation mode, as `readiness_of`. A layer's backward time is from the gradients of the layer after it to its
+    own.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    device = _device(device_name)
+    network = build_model(model, classes, seed=0).to(device)
+    running = in_precision(network, precision, device)
+    batch = torch.zeros(images, 3, model.image_px, model.image_px, device=device)
+    layers = layers_of(model, classes)
+    forward_s = _forward(running, network, layers, batch)
+    ready_s = _by_layer(layers, readiness_of(running, batch).ready_s)
+    # A shortcut's gradients may come after those of the layers before it in the network's order.
+    order = sorted(range(len(layers)), key=ready_s.__getitem__)
+    backward_s = {order[0]: ready_s[order[0]]}
+    backward_s |= {later: ready_s[later] - ready_s[earlier] for earlier, later in pairwise(order)}
+    return ProfileRecord(
+        model=model,
+        classes=classes,
+        images=images,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        precision=precision,
+        origin="measured",
+        passes=_PASSES,
+        provenance=provenance(),
+        layers=tuple(
+            layer_profile(layer, forward_s[number], backward_s[number], ready_s[number])
+            for number, layer in enumerate(layers)
+        ),
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; take cpu, or --tflops and --memory-gb-s of one")
+    return torch.device(name)
+
+
+def _forward(running: nn.Module, network: nn.Module, layers: tuple[Layer, ...], batch: torch.Tensor) -> list[float]:
+    """Median seconds of each layer's forward pass, after one pass that warms up; `running` calls `network`'s layers."""
+    was_training = running.training
+    running.eval()
+    with torch.no_grad():
+        passes = [_one_forward(running, network, layers, batch) for _ in range(1 + _PASSES)][1:]
+    running.train(was_training)
+    return [statistics.median(times) for times in zip(*passes, strict=True)]
+
+
+def _one_forward(running: nn.Module, network: nn.Module, layers: tuple[Layer, ...], batch: torch.Tensor) -> list[float]:
+    tracer, modules = Tracer(batch.device), dict(network.named_modules())
+    hooks = []
+    for number, layer in enumerate(layers):
+        module = modules[layer.name]
+        hooks.append(module.register_forward_pre_hook(partial(_mark, tracer, number, "forward")))
+        hooks.append(module.register_forward_hook(partial(_mark, tracer, number, "")))
+    running(batch)
+    for hook in hooks:
+        hook.remove()
+    return [span.end_s - span.start_s for span in tracer.spans()]
+
+
+def _mark(tracer: Tracer, number: int, name: str, *_module: Any) -> None:
+    tracer.mark(number, name)
+
+
+def _by_layer(layers: tuple[Layer, ...], ready_s: tuple[float, ...]) -> list[float]:
+    """A layer is ready with its last tensor."""
+    found, at = [], 0
+    for layer in layers:
+        found.append(max(ready_s[at : at + len(layer.tensors)]))
+        at += len(layer.tensors)
+    return found

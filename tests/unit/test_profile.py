@@ -1,0 +1,80 @@
+"""Where a network's time goes by layer: from rates by hand, and measured."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fourminutes.plan import ModelPlan
+from fourminutes.record import ProfileRecord, read_record
+from fourminutes.scale.layers import layers_of
+from fourminutes.scale.profile import profile_from_rates, profile_table
+from fourminutes.train.profile import measured_profile
+
+FOURMINUTES = Path(sys.executable).with_name("fourminutes")
+SMALL = ModelPlan(name="resnet_small", image_px=32)
+
+
+def test_a_layer_takes_its_arithmetic_or_its_memory_by_hand() -> None:
+    record = profile_from_rates(ModelPlan(name="alexnet_bn"), 1000, 10, "fp32", 1e12, 1e11)
+    by_name = {layer.name: layer for layer in record.layers}
+    fc6 = by_name["fc6"]  # 9216 x 4096 multiplications
+    assert fc6.forward_s == pytest.approx(10 * 2 * 9216 * 4096 / 1e12)
+    assert fc6.backward_s == pytest.approx(2 * fc6.forward_s)
+    norm1 = by_name["norm1"]  # reads and writes 96 x 27 x 27
+    assert norm1.forward_s == pytest.approx(10 * 4 * 2 * 96 * 27 * 27 / 1e11)
+    conv1 = by_name["conv1"]
+    assert conv1.backward_s == conv1.forward_s
+    assert by_name["fc8"].ready_s == by_name["fc8"].backward_s
+    assert conv1.ready_s == pytest.approx(sum(layer.backward_s for layer in record.layers)) == record.backward_s
+
+
+def test_half_precision_moves_half_the_bytes() -> None:
+    single, half = (profile_from_rates(SMALL, 10, 8, form, 1e18, 1e9) for form in ("fp32", "half"))
+    assert half.forward_s == pytest.approx(single.forward_s / 2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "half"])
+def test_a_measured_profile_has_every_layer_in_the_order_in_which_gradients_come(precision: str) -> None:
+    record = measured_profile(SMALL, 10, 4, precision, "cpu")  # type: ignore[arg-type]
+    layers = layers_of(SMALL, 10)
+    assert [layer.name for layer in record.layers] == [layer.name for layer in layers]
+    assert [layer.parameters for layer in record.layers] == [sum(layer.tensors) for layer in layers]
+    assert all(layer.forward_s > 0 and layer.backward_s >= 0 for layer in record.layers)
+    assert sum(layer.backward_s for layer in record.layers) == pytest.approx(record.backward_s)
+    if precision != "half":  # where masters are cast by functions of their own, gradients come in another order
+        assert record.layers[-1].ready_s == min(layer.ready_s for layer in record.layers)
+    assert record.origin == "measured"
+
+
+def test_the_table_begins_with_the_slowest_layer_and_ends_with_the_gradients() -> None:
+    text = profile_table(profile_from_rates(ModelPlan(name="alexnet_bn"), 1000, 10, "fp32", 1e12, 1e15))
+    assert text.splitlines()[5].startswith("conv2")
+    # The three linear layers hold 94 % of the parameters, and are there after 5 % of the multiplications.
+    assert text.endswith("95 % at 25 %, 98 % at 50 %, 99 % at 75 % of the backward pass.")
+
+
+def run(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    line = [FOURMINUTES, "scale", "profile", "--model", "resnet_small", "--image-px", "32", "--classes", "10"]
+    out = ["--out", tmp_path / "profile.json"]
+    return subprocess.run([*line, *out, *options], check=False, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_writes_what_it_shows(tmp_path: Path) -> None:
+    done = run(tmp_path, "--tflops", "11.8", "--memory-gb-s", "346")
+    assert done.returncode == 0, done.stderr
+    record = read_record(tmp_path / "profile.json", ProfileRecord)
+    assert record.rates == pytest.approx((11.8e12, 346e9))
+    assert done.stdout == profile_table(record) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(("--tflops", "1"), "go together"), (("--images", "0"), "--images"), (("--model", "resnet51"), "resnet51")],
+)
+def test_wrong_questions_get_one_clear_answer(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    done = run(tmp_path, *options)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
