@@ -14,6 +14,7 @@ import typer
 from fourminutes import __version__
 from fourminutes.cli_comm import JsonOption, comm_app
 from fourminutes.cli_doctor import doctor
+from fourminutes.cli_scale_plan import plan_
 from fourminutes.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Interrupted, RunFailed, UserError
 from fourminutes.plan import ResplitPlan, RunPlan, load_plan, run_of
 
@@ -30,6 +31,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(comm_app, name="comm")
 app.add_typer(scale_app, name="scale")
 app.command(epilog="Example: fourminutes doctor --plan config/plans/ilsvrc2012.yaml")(doctor)
+scale_app.command("plan", epilog="Example: fourminutes scale plan --target-minutes 10 --price P40=0.4,H200=3")(plan_)
 
 PlanOption = Annotated[Path, typer.Option("--plan", help="plan file, such as config/plans/demo.yaml")]
 SplitOption = Annotated[Literal["train", "val"], typer.Option(help="train or val")]

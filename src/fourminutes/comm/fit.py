@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
 
 from fourminutes.comm.calls import Calls, StageCalls
 from fourminutes.errors import UserError
@@ -145,5 +144,7 @@ def fit_affine(steps: Sequence[float], moved_bytes: Sequence[float], seconds: Se
     rows = np.array([steps, moved_bytes], dtype=float).T / np.array(seconds, dtype=float)[:, None]
     # Columns of like size, or the solver's tolerance would drop the seconds a byte beside the seconds a step.
     scale = np.linalg.norm(rows, axis=0)
+    from scipy.optimize import nnls  # half a second that only fitting needs
+
     (alpha_s, beta_s_byte), _ = nnls(rows / scale, np.ones(len(rows)))
     return float(alpha_s / scale[0]), float(beta_s_byte / scale[1])

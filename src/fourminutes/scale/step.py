@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from fourminutes.comm.fusion import Fused, fuse
 from fourminutes.comm.tuner import Readiness
@@ -150,7 +150,7 @@ def slowest_factors(processes: int, spread: float) -> tuple[float, ...]:
 @lru_cache(maxsize=4096)
 def _slowest_factors(processes: int, spread: float) -> tuple[float, ...]:
     uniform = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    return tuple(np.maximum(0.0, 1 + spread * norm.ppf(uniform ** (1 / processes))).tolist())
+    return tuple(np.maximum(0.0, 1 + spread * ndtri(uniform ** (1 / processes))).tolist())
 
 
 def _ready_s(readiness: Readiness, buckets: Fused) -> list[float]:
