@@ -270,6 +270,18 @@ def test_every_figure_of_the_catalogue_has_a_source_and_what_is_a_judgement_is_u
             assert figure.certainty == "unconfirmed", place
 
 
+def test_the_rates_that_rows_stand_on_say_what_they_are() -> None:
+    few = ("--network", "roce-100", "--max-devices", "1", "--json")
+    told = {one.device: one for one in Answer.model_validate_json(ask(*few).stdout).rates}
+    assert (told["H200"].value, told["H200"].basis) == (7196, "measured")
+    assert (told["P40"].value, told["P40"].basis) == (218, "published")
+    assert told["P100"].basis == "remembered"
+    for one in Answer.model_validate_json(ask("--model", "alexnet_bn", *few).stdout).rates:
+        assert (one.basis, one.certainty) == ("predicted", "unconfirmed")
+        assert one.low < one.value < one.high
+        assert one.value == images_per_s(HARDWARE, one.device, "alexnet_bn", "half", one.batch, "middle")
+
+
 def test_no_price_is_made_up() -> None:
     assert {one.price_hour for one in HARDWARE.devices.values()} == {None}
 

@@ -57,7 +57,7 @@ class Knee(Record):
 
 
 class RateUsed(Record):
-    """The rate that a device's rows stand on: images/s of ResNet-50, with `batch` images on one device."""
+    """The rate that a device's rows stand on: images/s of the network, with `batch` images on one device."""
 
     device: str
     batch: int

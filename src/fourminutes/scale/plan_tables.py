@@ -77,10 +77,10 @@ def _once(rows: Sequence[Row]) -> list[Row]:
 
 def _rates(answer: Answer) -> str:
     def row(one: RateUsed) -> tuple[str, ...]:
-        how = f"{one.value:g} ({one.low:g} to {one.high:g})"
+        how = f"{one.value:,.0f} ({one.low:,.0f} to {one.high:,.0f})"
         return (one.device, how, str(one.batch), one.basis, one.certainty, one.source)
 
-    head = ["device", "ResNet-50 images/s alone", "with", "number is", "certainty", "source"]
+    head = ["device", "images/s alone", "with", "number is", "certainty", "source"]
     return _table(head, [row(one) for one in answer.rates])
 
 
@@ -123,10 +123,10 @@ def _left_out(answer: Answer) -> list[tuple[str, ...]]:
 
 
 def _knees(answer: Answer) -> str:
-    body = [
-        (
-            knee.device,
-            knee.network,
+    """Networks that make no difference stand in one line."""
+    shared: dict[tuple[str, ...], list[str]] = {}
+    for knee in answer.knees:
+        numbers = (
             f"{knee.devices:,}",
             f"{knee.minutes:.1f}",
             f"{knee.doubled_minutes:.1f}" if knee.doubled_minutes else "",
@@ -134,10 +134,9 @@ def _knees(answer: Answer) -> str:
             f"x {knee.cost_factor:.2f}" if knee.cost_factor else "",
             knee.why,
         )
-        for knee in answer.knees
-    ]
+        shared.setdefault((knee.device, *numbers), []).append(knee.network)
     head = ["device", "network", "knee", "minutes", "doubled", "speed", "device hours", "what is lost"]
-    return _table(head, body)
+    return _table(head, [(line[0], ", ".join(names), *line[1:]) for line, names in shared.items()])
 
 
 def _money(answer: Answer) -> str:

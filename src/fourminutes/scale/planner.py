@@ -11,6 +11,7 @@ from fourminutes.scale.catalogue import Catalogue, Precision, figures
 from fourminutes.scale.clusters import (
     Cluster,
     Task,
+    images_per_s,
     minutes_of,
     money_of,
     nodes_of,
@@ -186,20 +187,38 @@ def _doubled(most: int) -> Iterator[int]:
 
 
 def _rates(catalogue: Catalogue, question: Question) -> Iterator[RateUsed]:
+    """As catalogued for ResNet-50; AlexNet's are worked out from them, whatever they are themselves."""
     for device in question.devices:
         rate = catalogue.devices[device].rate(question.precision)
-        if rate is not None:
-            yield RateUsed(
-                device=device,
-                batch=rate.batch,
-                value=rate.value,
-                low=rate.least,
-                high=rate.most,
-                basis=rate.basis,
-                certainty=rate.certainty.value,
-                source=catalogue.sources[rate.source].title,
-                note=rate.note,
-            )
+        if rate is None:
+            continue
+        used = RateUsed(
+            device=device,
+            batch=rate.batch,
+            value=rate.value,
+            low=rate.least,
+            high=rate.most,
+            basis=rate.basis,
+            certainty=rate.certainty.value,
+            source=catalogue.sources[rate.source].title,
+            note=rate.note,
+        )
+        yield used if question.model == "resnet50" else _worked_out(catalogue, question, used)
+
+
+def _worked_out(catalogue: Catalogue, question: Question, used: RateUsed) -> RateUsed:
+    model, precision = question.model, question.precision
+    rate = ranged(lambda end: images_per_s(catalogue, used.device, model, precision, used.batch, end))
+    # What rests on something unconfirmed is no surer than that.
+    sure = catalogue.assumptions.alexnet_factor.certainty.value
+    return used.model_copy(
+        update={
+            **rate.model_dump(),
+            "basis": "predicted",
+            "certainty": sure,
+            "source": f"by roofline from ResNet-50's {used.value:g}: {used.source}",
+        }
+    )
 
 
 def _assumptions(catalogue: Catalogue, question: Question) -> tuple[str, ...]:
