@@ -146,5 +146,6 @@ def fit_affine(steps: Sequence[float], moved_bytes: Sequence[float], seconds: Se
     rows = np.array([steps, moved_bytes], dtype=float).T / np.array(seconds, dtype=float)[:, None]
     # Columns of like size, or the solver's tolerance would drop the seconds a byte beside the seconds a step.
     scale = np.linalg.norm(rows, axis=0)
+
     (alpha_s, beta_s_byte), _ = nnls(rows / scale, np.ones(len(rows)))
     return float(alpha_s / scale[0]), float(beta_s_byte / scale[1])

@@ -1,152 +1,214 @@
-"""The catalogue that a purchase is planned from: devices, links, networks, each quantity with source and certainty."""
+"""What a cluster may be made of, each figure with its range, its source and how sure it is (`config/hardware.yaml`)."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fourminutes.errors import UserError
-from fourminutes.plan import PlanModel
 from fourminutes.plan.reading import read_mapping
 from fourminutes.plan.words import did_you_mean, dotted, first_problem
+from fourminutes.report.published import Certainty, Fact, Source
 
-DEFAULT = Path("config/hardware.yaml")
+CATALOGUE = Path("config/hardware.yaml")
 
-#: Number formats that rates are known in: half stands for all in which activations take two bytes.
-Format = Literal["fp32", "half"]
-#: Where of its interval every quantity is taken: in the middle, or where it makes training shortest, or longest.
-Corner = Literal["value", "best", "worst"]
+#: Which end of every range: `slow` takes what makes training longest, `fast` what makes it shortest.
+End = Literal["slow", "middle", "fast"]
+ENDS: tuple[End, End, End] = ("fast", "middle", "slow")
+Precision = Literal["half", "fp32"]
+Basis = Literal["measured", "published", "predicted", "remembered"]
 
 
-class Span(PlanModel):
-    """A quantity between its ends."""
+class Figure(Fact):
+    """A fact with the range that it lies in; without one it is taken as exact."""
 
-    value: float = Field(description="what is expected")
-    low: float | None = Field(None, description="low end; null is the value")
-    high: float | None = Field(None, description="high end; null is the value")
-    certainty: Literal["confirmed", "derived", "unconfirmed"] = Field(description="how sure it is")
-    source: str = Field(description="key of the catalogue's sources")
-    note: str = Field("", description="what else there is to say")
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    def high_is_best(self, corner: Corner) -> float:
-        """The quantity at a corner, of something of which more makes training shorter."""
-        return {"value": self.value, "best": self._high, "worst": self._low}[corner]
+    value: float = Field(ge=0)
+    low: float | None = Field(None, ge=0)
+    high: float | None = None
+    note: str = ""
 
-    def low_is_best(self, corner: Corner) -> float:
-        """The quantity at a corner, of something of which less makes training shorter."""
-        return {"value": self.value, "best": self._low, "worst": self._high}[corner]
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.least <= self.value <= self.most:
+            raise ValueError(f"value {self.value:g} is not within low {self.least:g} and high {self.most:g}")
+        return self
 
     @property
-    def _low(self) -> float:
+    def least(self) -> float:
+        """The low end."""
         return self.value if self.low is None else self.low
 
     @property
-    def _high(self) -> float:
+    def most(self) -> float:
+        """The high end."""
         return self.value if self.high is None else self.high
 
+    @property
+    def basis(self) -> Basis:
+        """Where it comes from, in a word: this project's own measurement, a publication, arithmetic, memory."""
+        if self.certainty is Certainty.CONFIRMED:
+            return "measured" if self.source == "OWN" else "published"
+        return "predicted" if self.certainty is Certainty.DERIVED else "remembered"
+
+    def at(self, end: End, *, more_is_faster: bool = True) -> float:
+        """The value at that end of the range."""
+        if end == "middle":
+            return self.value
+        return self.most if (end == "fast") == more_is_faster else self.least
+
+
+class Positive(Figure):
+    """A figure that something is divided by."""
+
     @model_validator(mode="after")
-    def _is_in_order(self) -> Self:
-        if not 0 <= self._low <= self.value <= self._high:
-            raise ValueError(f"value {self.value:g} does not lie between its ends {self._low:g} and {self._high:g}")
+    def _positive(self) -> Self:
+        if self.least <= 0:
+            raise ValueError("must be greater than 0, at its low end too")
         return self
 
 
-class Rate(PlanModel):
-    """Training of ResNet-50 at 224 px on one device."""
+class Rate(Positive):
+    """Images/s of training ResNet-50, and the images a device that they were measured with."""
 
-    images: int = Field(ge=1, description="images a batch")
-    rate: Span = Field(description="images/s")
-
-
-class Device(PlanModel):
-    """A device as it can be had."""
-
-    memory_gib: float = Field(gt=0, description="memory, in GiB")
-    watts: Span = Field(description="board power, in watts")
-    node_devices: int = Field(8, ge=1, description="devices a node")
-    inner: str = Field(description="key of the links inside a node")
-    price_hour: float | None = Field(None, ge=0, description="price of one device an hour; null leaves money out")
-    rates: dict[Format, Rate] = Field(min_length=1, description="rates by number format")
+    batch: int = Field(gt=0)
 
 
-class LinkKind(PlanModel):
-    """Links of one kind."""
-
-    gbyte_s: Span = Field(description="bandwidth: inside a node of a ring through it, else of a node, in 10^9 bytes/s")
-    latency_us: Span = Field(description="latency of one step of a ring, in microseconds")
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Where(PlanModel):
-    """A source."""
+class InnerLink(_Form):
+    """From device to device inside a node."""
 
-    title: str
-    where: str
+    gbyte_s: Positive = Field(description="10^9 bytes/s a direction, of each device")
+    latency_us: Figure
 
 
-class Catalogue(PlanModel):
-    """Everything that a plan chooses from."""
+class OuterLink(_Form):
+    """From node to node."""
 
-    sources: dict[str, Where]
+    gbit_s: float = Field(gt=0, description="of a node, as it is sold")
+    share: Positive = Field(description="of it that messages get")
+    latency_us: Figure
+    usual: bool = Field(True, description="looked at without being named")
+
+
+class Node(_Form):
+    """What devices are put into."""
+
+    devices: int = Field(gt=0)
+    link: str
+    overhead_w: Figure = Field(description="power of the node beside its devices")
+
+
+class Device(_Form):
+    """An accelerator; rates are those of ResNet-50."""
+
+    node: str
+    price_hour: float | None = Field(None, ge=0, description="of one device, in the user's currency")
+    memory_gib: Positive
+    fp32_tflops: Positive
+    half_tflops: Positive
+    memory_gbyte_s: Positive
+    board_w: Figure
+    half_rate_images: Figure = Field(description="h: with b images a device the rate goes as b / (b + h)")
+    half: Rate | None = None
+    fp32: Rate | None = None
+
+    def rate(self, precision: Precision) -> Rate | None:
+        """Its images/s of ResNet-50, where they are known."""
+        return self.half if precision == "half" else self.fp32
+
+    def tflops(self, precision: Precision) -> float:
+        """Its arithmetic by data sheet."""
+        return (self.half_tflops if precision == "half" else self.fp32_tflops).value
+
+
+class Assumptions(_Form):
+    """What holds for all clusters; see the file's notes."""
+
+    spread: Figure
+    other_share: Figure
+    forward_share: Positive
+    update_byte_parameter: Figure
+    memory_share: Positive
+    reserve_gib: Figure
+    load_share: Figure
+    alexnet_factor: Positive
+
+
+class Catalogue(_Form):
+    """The whole file."""
+
+    sources: dict[str, Source]
+    assumptions: Assumptions
+    links: dict[str, InnerLink]
+    networks: dict[str, OuterLink] = Field(min_length=1)
+    nodes: dict[str, Node]
     devices: dict[str, Device] = Field(min_length=1)
-    half_rate_images: Span = Field(description="with b images a device the rate is in proportion to b / (b + this)")
-    other_networks: Span = Field(description="factor on rates worked out from ResNet-50's by arithmetic")
-    spread: Span = Field(description="standard deviation of a device's computing from step to step, as a share")
-    other_share: Span = Field(description="evaluation, start and checkpoints, as a share of the training")
-    host_watts_share: Span = Field(description="power of what is around the devices, as a share of theirs")
-    inner: dict[str, LinkKind] = Field(min_length=1)
-    networks: dict[str, LinkKind] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _knows_what_it_names(self) -> Self:
+    def _known_names(self) -> Self:
         for name, device in self.devices.items():
-            if device.inner not in self.inner:
-                raise ValueError(f"devices.{name}.inner: no links {device.inner!r}; there are {', '.join(self.inner)}")
-        if unknown := {span.source for span in self.spans()} - self.sources.keys():
-            raise ValueError(f"unknown sources: {', '.join(sorted(unknown))}")
+            _check(f"devices.{name}.node", device.node, self.nodes)
+        for name, node in self.nodes.items():
+            _check(f"nodes.{name}.link", node.link, self.links)
+        for place, figure in figures(self):
+            _check(f"{place}.source", figure.source, self.sources)
         return self
 
-    def spans(self) -> list[Span]:
-        """Every quantity."""
-        links = [*self.inner.values(), *self.networks.values()]
-        return [
-            *(device.watts for device in self.devices.values()),
-            *(rate.rate for device in self.devices.values() for rate in device.rates.values()),
-            *(span for link in links for span in (link.gbyte_s, link.latency_us)),
-            *(self.half_rate_images, self.other_networks, self.spread, self.other_share, self.host_watts_share),
-        ]
+
+def figures(form: BaseModel, place: str = "") -> list[tuple[str, Figure]]:
+    """Every figure within, by its place in the file."""
+    found: list[tuple[str, Figure]] = []
+    for name in type(form).model_fields:
+        value = getattr(form, name)
+        for key, one in value.items() if isinstance(value, dict) else [("", value)]:
+            where = ".".join(part for part in (place, name, key) if part)
+            if isinstance(one, Figure):
+                found.append((where, one))
+            elif isinstance(one, BaseModel):
+                found += figures(one, where)
+    return found
 
 
 def read_catalogue(path: Path) -> Catalogue:
-    """The catalogue in the YAML file at `path`.
+    """The catalogue at `path`.
 
     Raises:
-        UserError: the file is missing, is not YAML, or holds an unknown key or a wrong value.
+        UserError: the file is missing, is not YAML, or not of this form; names the key.
     """
     raw = read_mapping(path, "a catalogue of hardware")
     try:
-        return Catalogue.model_validate_json(json.dumps(raw))
+        return Catalogue.model_validate(raw)
     except ValidationError as error:
         problem = first_problem(error, Catalogue)
-        raise UserError(f"{path}: {dotted(problem.location, 'catalogue')}: {problem.words}") from error
+        words = problem.words.replace("workflow/schemas/plan.md lists all keys", f"{CATALOGUE} shows all keys")
+        raise UserError(f"{path}: {dotted(problem.location, 'file')}: {words}") from error
 
 
-def priced(catalogue: Catalogue, prices: Mapping[str, float]) -> Catalogue:
-    """The catalogue with other prices of one device an hour.
+def known(kind: str, name: str, names: Collection[str]) -> str:
+    """`name`, if it is one of the catalogue's; whether letters are large does not matter.
 
     Raises:
-        UserError: a device is unknown, or a price negative.
+        UserError: it isn't.
     """
-    devices = dict(catalogue.devices)
-    for name, price in prices.items():
-        if name not in devices:
-            raise UserError(
-                f"--price {name}: no such device{did_you_mean(name, devices, 'there are: ' + ', '.join(devices))}"
-            )
-        if price < 0:
-            raise UserError(f"--price {name}={price:g}: must not be negative")
-        devices[name] = devices[name].model_copy(update={"price_hour": price})
-    return catalogue.model_copy(update={"devices": devices})
+    for each in names:
+        if each.lower() == name.lower():
+            return each
+    lower = {each.lower(): each for each in names}
+    hint = did_you_mean(name.lower(), lower, f"there are {', '.join(names)}")
+    for each, written in lower.items():
+        hint = hint.replace(repr(each), repr(written))
+    raise UserError(f"{kind} {name!r}: is not known{hint}")
+
+
+def _check(place: str, name: str, names: dict[str, Any]) -> None:
+    if name not in names:
+        there = f"there are {', '.join(names)}"
+        raise ValueError(f"{place}: {name!r} is not in the file{did_you_mean(name, names, there)}")

@@ -1,196 +1,201 @@
-"""One cluster: how long a training takes on it, and what money and energy go into it. By the simulation of steps."""
+"""One cluster's step, time, money and energy, at the ends of all ranges. No torch.
+
+The interval of an answer is what comes out with every range at its slow end at once, and at its fast end at once: wider
+than any mixture of them, since a cluster is hardly ever bad luck in everything.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 
-from fourminutes.plan import ModelName, ModelPlan, ReducePlan
-from fourminutes.scale.catalogue import Catalogue, Corner, Device, Format
-from fourminutes.scale.layers import Layer, layers_of, readiness
-from fourminutes.scale.limits import Schedule
-from fourminutes.scale.network import Link, Network
+from fourminutes.comm.tuner import Readiness
+from fourminutes.plan import ReducePlan
+from fourminutes.record.base import Record
+from fourminutes.scale.catalogue import ENDS, Catalogue, End, Precision, Rate
+from fourminutes.scale.layers import readiness
+from fourminutes.scale.limits import ELEMENT_BYTES, Trained, layers, parameters
+from fourminutes.scale.network import Link, Network, Part, total_s
 from fourminutes.scale.step import Compute, Step, simulate_step
 
-IMAGES, CLASSES = 1_281_167, 1000
-#: Of a step, what is the forward pass: backward passes have twice its multiplications.
-_FORWARD_SHARE = 1 / 3
-_REFERENCE: ModelName = "resnet50"
-#: Bucket sizes that are tried, in MiB of fp32.
-BUCKETS_MIB = (4.0, 25.0, 1e6)
-_CORNERS: tuple[Corner, ...] = ("value", "best", "worst")
+TRAIN_IMAGES = 1_281_167
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Devices of one kind, in nodes behind one network."""
+    """So many devices; `network` is none where all are in one node."""
 
     device: str
-    count: int
-    network: str
+    devices: int
+    network: str | None
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A number between its ends."""
+class Task:
+    """What is trained: `epochs` with `batch` images a step, buckets up to `bucket_mib` of fp32."""
+
+    model: Trained
+    precision: Precision
+    batch: int
+    epochs: float
+    bucket_mib: float = 25.0
+
+
+class Ranged(Record):
+    """A predicted number, and what it is at the fast and at the slow end of all ranges."""
 
     value: float
     low: float
     high: float
 
-    def times(self, factor: float) -> Estimate:
-        """All three times `factor`."""
-        return Estimate(self.value * factor, self.low * factor, self.high * factor)
-
 
 @dataclass(frozen=True)
-class Training:
-    """A training on a cluster, predicted.
+class Fastest:
+    """For every message the fastest of the three all-reduces, as a tuned hybrid takes it (`Costs`)."""
 
-    Attributes:
-        cluster: on what.
-        schedule: batch and epochs.
-        images: of a device in one pass.
-        passes: forward and backward passes a step, which add up to the batch.
-        bucket_mib: fusion that was the fastest of those tried.
-        minutes: of the whole training.
-        efficiency_percent: of a step, against as many devices that wait for nobody.
-        images_s: of the cluster.
-        money: of the training, in the currency of the prices; None without a price.
-        kwh: of the training.
+    network: Network
+
+    def parts(self, algorithm: str, message_bytes: float, processes: int, group_ranks: int) -> tuple[Part, ...]:
+        """The stages of the fastest one, whatever is asked for."""
+        del algorithm
+        return _fastest(self.network, message_bytes, processes, group_ranks)
+
+
+@cache
+def _fastest(network: Network, message_bytes: float, processes: int, group_ranks: int) -> tuple[Part, ...]:
+    ways = (network.parts(name, message_bytes, processes, group_ranks) for name in ("ring", "hierarchical", "torus"))
+    return min(ways, key=total_s)
+
+
+def step_of(catalogue: Catalogue, cluster: Cluster, task: Task, end: End, *, alike: bool = False) -> Step:
+    """The step that the simulator gives, in groups of a node's devices; `alike`: as if no device were ever late."""
+    images = task.batch / cluster.devices
+    reduce = ReducePlan(wire="fp16" if task.precision == "half" else "fp32", bucket_mib=task.bucket_mib, lanes=1)
+    costs = Fastest(network_of(catalogue, cluster, end))
+    compute = compute_on(catalogue, cluster.device, task, images, end)
+    compute = replace(compute, spread=0.0) if alike else compute
+    return simulate_step(compute, reduce, costs, cluster.devices, costs.network.node_ranks)
+
+
+def network_of(catalogue: Catalogue, cluster: Cluster, end: End) -> Network:
+    """Its links, in bytes/s and seconds; the library has trees, as NCCL's has."""
+    node = catalogue.nodes[catalogue.devices[cluster.device].node]
+    inside = catalogue.links[node.link]
+    inner = Link(1e-6 * inside.latency_us.at(end, more_is_faster=False), 1e9 * inside.gbyte_s.at(end))
+    if cluster.network is None:
+        return Network(inner, inner, node.devices, has_trees=True)
+    between = catalogue.networks[cluster.network]
+    latency_s = 1e-6 * between.latency_us.at(end, more_is_faster=False)
+    return Network(inner, Link(latency_s, 1e9 / 8 * between.gbit_s * between.share.at(end)), node.devices, True)
+
+
+def compute_on(catalogue: Catalogue, device: str, task: Task, images: float, end: End) -> Compute:
+    """One device's own part of a step with `images` images; forward and backward pass in seconds.
+
+    The input pipeline is taken to keep up. A rate of ResNet-50 holds the update; AlexNet's, worked out from arithmetic
+    and memory traffic, does not.
     """
-
-    cluster: Cluster
-    schedule: Schedule
-    images: int
-    passes: int
-    bucket_mib: float
-    minutes: Estimate
-    efficiency_percent: Estimate
-    images_s: Estimate
-    money: Estimate | None
-    kwh: Estimate
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What is trained, and in which number format."""
-
-    model: ModelName
-    form: Format
-
-
-def train_on(cluster: Cluster, schedule: Schedule, images: int, work: Workload, catalogue: Catalogue) -> Training:
-    """The training that a cluster does with `images` a device and pass.
-
-    The interval's ends are the simulation with every quantity at the end that makes training shorter, and with every
-    one at the other end: wider than chance would make it, since all are hardly wrong in the same direction.
-    """
-    passes = -(-schedule.batch // (images * cluster.count))
-    bucket_mib = min(
-        BUCKETS_MIB, key=lambda size: _step(cluster, images, passes, work, catalogue, "value", size).total_s
-    )
-    steps = {corner: _step(cluster, images, passes, work, catalogue, corner, bucket_mib) for corner in _CORNERS}
-    batch = images * passes * cluster.count
-    seconds = {
-        corner: schedule.epochs * IMAGES / batch * step.total_s * (1 + catalogue.other_share.low_is_best(corner))
-        for corner, step in steps.items()
-    }
-    device = catalogue.devices[cluster.device]
-    minutes = Estimate(seconds["value"] / 60, seconds["best"] / 60, seconds["worst"] / 60)
-    return Training(
-        cluster=cluster,
-        schedule=schedule,
-        images=images,
-        passes=passes,
-        bucket_mib=bucket_mib,
-        minutes=minutes,
-        efficiency_percent=_between(*(steps[corner].efficiency_percent for corner in _CORNERS)),
-        images_s=_between(*(batch / steps[corner].total_s for corner in _CORNERS)),
-        money=None if device.price_hour is None else minutes.times(device.price_hour * cluster.count / 60),
-        kwh=_kwh(device, cluster.count, minutes, catalogue),
-    )
-
-
-def _between(value: float, one: float, other: float) -> Estimate:
-    return Estimate(value, min(value, one, other), max(value, one, other))
-
-
-def _kwh(device: Device, count: int, minutes: Estimate, catalogue: Catalogue) -> Estimate:
-    """Board power and what is around it, over the training."""
-
-    def of(corner: Corner, length: float) -> float:
-        watts = device.watts.low_is_best(corner) * (1 + catalogue.host_watts_share.low_is_best(corner))
-        return watts * count / 1000 * length / 60
-
-    return Estimate(of("value", minutes.value), of("best", minutes.low), of("worst", minutes.high))
-
-
-def _step(
-    cluster: Cluster,
-    images: int,
-    passes: int,
-    work: Workload,
-    catalogue: Catalogue,
-    corner: Corner,
-    bucket_mib: float,
-) -> Step:
-    compute = compute_on(cluster.device, images, passes, work, catalogue, corner)
-    network = network_of(cluster, catalogue, corner)
-    return simulate_step(compute, reduce_of(work, bucket_mib), network, cluster.count)
-
-
-def reduce_of(work: Workload, bucket_mib: float) -> ReducePlan:
-    """The library's all-reduce over fused gradients, in half precision where the training is."""
-    return ReducePlan(wire="fp32" if work.form == "fp32" else "fp16", bucket_mib=bucket_mib, lanes=1)
-
-
-def compute_on(device: str, images: int, passes: int, work: Workload, catalogue: Catalogue, corner: Corner) -> Compute:
-    """One device's own part of a step of so many passes; the update is in the rate."""
-    pass_s = images / rate_of(device, images, work, catalogue, corner)
-    forward_s = _FORWARD_SHARE * pass_s
+    sure, memory = catalogue.assumptions, catalogue.devices[device].memory_gbyte_s
+    both_s = images / images_per_s(catalogue, device, task.model, task.precision, images, end)
+    update_bytes = parameters(task.model) * sure.update_byte_parameter.at(end, more_is_faster=False)
+    update_s = update_bytes / (1e9 * memory.at(end) * sure.memory_share.at(end))
+    passes_s = max(both_s - update_s, both_s / 2) if task.model == "resnet50" else both_s
+    # A shorter forward pass leaves more of the backward pass to hide communication behind.
+    forward_s = passes_s * sure.forward_share.at(end, more_is_faster=False)
     return Compute(
         input_s=0.0,
-        forward_s=forward_s + (passes - 1) * pass_s,
-        readiness=readiness(layers(work.model), pass_s - forward_s),
-        optimizer_s=0.0,
-        spread=catalogue.spread.low_is_best(corner),
+        forward_s=forward_s,
+        readiness=_in_time(task.model, passes_s - forward_s),
+        optimizer_s=update_s,
+        spread=sure.spread.at(end, more_is_faster=False),
     )
 
 
-def rate_of(device: str, images: int, work: Workload, catalogue: Catalogue, corner: Corner) -> float:
-    """Images/s of one device with so many images a pass: R b/(b+h) (n+h)/n, with R measured at n images.
+def _in_time(model: Trained, backward_s: float) -> Readiness:
+    """When each gradient is ready, in a backward pass of that length."""
+    whole = _of_one_second(model)
+    return Readiness(whole.tensor_bytes, tuple(backward_s * share for share in whole.ready_s))
 
-    Of a network that was not measured it follows from the multiplications of both, times a factor.
+
+@cache
+def _of_one_second(model: Trained) -> Readiness:
+    return readiness(layers(model), 1.0)
+
+
+def images_per_s(
+    catalogue: Catalogue, device: str, model: Trained, precision: Precision, images: float, end: End
+) -> float:
+    """A device's rate with b images: R(b0) x b / (b + h) over b0 / (b0 + h).
+
+    AlexNet's R is ResNet-50's times the ratio of their rooflines, and `alexnet_factor`.
+
+    Raises:
+        ValueError: the device has no rate in that precision.
     """
-    known = catalogue.devices[device].rates[work.form]
-    half = catalogue.half_rate_images.low_is_best(corner)
-    rate = known.rate.high_is_best(corner) * images / (images + half) * (known.images + half) / known.images
-    if work.model == _REFERENCE:
-        return rate
-    return rate * _macs(_REFERENCE) / _macs(work.model) * catalogue.other_networks.high_is_best(corner)
+    one = catalogue.devices[device]
+    rate = one.rate(precision)
+    if rate is None:
+        raise ValueError(f"{device} has no rate in {precision}")
+    # Where a rate was measured with more images, a larger h slows; with fewer, it speeds up.
+    half = one.half_rate_images.at(end, more_is_faster=images > rate.batch)
+    return (
+        _base(catalogue, device, model, precision, rate, end)
+        * (images / (images + half))
+        * ((rate.batch + half) / rate.batch)
+    )
 
 
-def network_of(cluster: Cluster, catalogue: Catalogue, corner: Corner) -> Network:
-    """The two levels of links; a library of today has trees."""
+def _base(catalogue: Catalogue, device: str, model: Trained, precision: Precision, rate: Rate, end: End) -> float:
+    if model == "resnet50":
+        return rate.at(end)
+    one = catalogue.devices[device]
+    bounds = [_roofline_s(name, one.tflops(precision), one.memory_gbyte_s.value, precision) for name in _BOTH]
+    return rate.at(end) * catalogue.assumptions.alexnet_factor.at(end) * bounds[0] / bounds[1]
+
+
+_BOTH: tuple[Trained, Trained] = ("resnet50", "alexnet_bn")
+
+
+@cache
+def _roofline_s(model: Trained, tflops: float, gbyte_s: float, precision: Precision) -> float:
+    """Forward pass of an image at best: each layer as long as its arithmetic, or its activations' way, takes."""
+    size = ELEMENT_BYTES[precision]
+    return sum(max(2 * one.macs / (1e12 * tflops), size * one.moved / (1e9 * gbyte_s)) for one in layers(model))
+
+
+def minutes_of(epochs: float, images_s: float, other_share: float) -> float:
+    """Training time: epochs x 1,281,167 / (images/s), and evaluation and the like as a share of it."""
+    return epochs * TRAIN_IMAGES / images_s * (1 + other_share) / 60
+
+
+def money_of(price_hour: float, devices: int, minutes: float) -> float:
+    """Price of a device and hour x devices x hours."""
+    return price_hour * devices * minutes / 60
+
+
+def energy_kwh(device_w: float, devices: int, node_w: float, nodes: int, minutes: float) -> float:
+    """(devices x W of each + nodes x W of each beside them) x hours, in kWh."""
+    return (device_w * devices + node_w * nodes) * minutes / 60 / 1000
+
+
+def ranged(value_at: Callable[[End], float]) -> Ranged:
+    """A number at all ends."""
+    fast, middle, slow = (value_at(end) for end in ENDS)
+    return Ranged(value=middle, low=min(fast, middle, slow), high=max(fast, middle, slow))
+
+
+def nodes_of(catalogue: Catalogue, cluster: Cluster) -> int:
+    """Nodes that the devices fill."""
+    return math.ceil(cluster.devices / catalogue.nodes[catalogue.devices[cluster.device].node].devices)
+
+
+def power_kwh(catalogue: Catalogue, cluster: Cluster, minutes: float, end: End) -> float:
+    """Energy of a training of so many minutes, with power at that end."""
     device = catalogue.devices[cluster.device]
-    inner, outer = catalogue.inner[device.inner], catalogue.networks[cluster.network]
-
-    def link(kind: object) -> Link:
-        return Link(
-            1e-6 * kind.latency_us.low_is_best(corner),  # type: ignore[attr-defined]
-            1e9 * kind.gbyte_s.high_is_best(corner),  # type: ignore[attr-defined]
-        )
-
-    return Network(link(inner), link(outer), device.node_devices, has_trees=True)
-
-
-@cache
-def layers(model: ModelName) -> tuple[Layer, ...]:
-    """The whole network, on the 1,000 classes of ImageNet."""
-    return layers_of(ModelPlan(name=model), CLASSES)
-
-
-@cache
-def _macs(model: ModelName) -> float:
-    return sum(layer.macs for layer in layers(model))
+    watts = device.board_w.at(end, more_is_faster=False) * catalogue.assumptions.load_share.at(
+        end, more_is_faster=False
+    )
+    overhead_w = catalogue.nodes[device.node].overhead_w.at(end, more_is_faster=False)
+    return energy_kwh(watts, cluster.devices, overhead_w, nodes_of(catalogue, cluster), minutes)

@@ -1,220 +1,246 @@
-"""Which clusters reach a goal, which don't and why, where the knee is, and what one more doubling buys."""
+"""Which clusters train a network in a given time: devices, their number by doubling, networks. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal
 
-from fourminutes.errors import UserError
-from fourminutes.plan.words import did_you_mean
-from fourminutes.scale.catalogue import Catalogue
-from fourminutes.scale.clusters import Cluster, Training, Workload, layers, train_on
-from fourminutes.scale.limits import LEAST_IMAGES, Schedule, memory_gib, most_images, schedules_of
+from fourminutes.scale.answers import Answer, RateUsed, Refused, Row
+from fourminutes.scale.catalogue import Catalogue, Precision, figures
+from fourminutes.scale.clusters import (
+    Cluster,
+    Task,
+    images_per_s,
+    minutes_of,
+    money_of,
+    nodes_of,
+    power_kwh,
+    ranged,
+    step_of,
+)
+from fourminutes.scale.knee import knees_of
+from fourminutes.scale.limits import LEAST_IMAGES, Budget, Trained, memory_gib, most_images
 
-#: A doubling that makes training shorter by less than this factor is beyond the knee.
-KNEE = 1.6
-Sort = Literal["money", "minutes", "energy", "devices"]
+# Fusion that is tried, in MiB of fp32: some buckets to overlap, or all gradients in one.
+_BUCKETS_MIB = (8.0, 32.0, 1024.0)
 
 
 @dataclass(frozen=True)
-class Goal:
-    """What is asked for.
+class Question:
+    """What is asked.
 
     Attributes:
-        work: network and number format.
-        minutes: how long training may take.
-        devices: kinds to choose from; empty for all.
-        networks: likewise.
-        most_devices: of one cluster.
-        batch: images a step; None takes, of those that recipes know, what is the fastest.
-        epochs: passes over the training set; None takes the recipe's.
+        model: the network.
+        precision: of training.
+        target_minutes: the goal.
+        devices: names of devices to look at.
+        networks: names of networks, likewise.
+        max_devices: the largest number of devices.
+        budgets: batches and epochs to choose among.
+        prices: of a device and hour, by device.
+        largest_is: what bounds the largest batch, in words.
     """
 
-    work: Workload
-    minutes: float
-    devices: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
-    most_devices: int = 4096
-    batch: int | None = None
-    epochs: float | None = None
+    model: Trained
+    precision: Precision
+    target_minutes: float
+    devices: tuple[str, ...]
+    networks: tuple[str, ...]
+    max_devices: int
+    budgets: tuple[Budget, ...]
+    prices: Mapping[str, float]
+    largest_is: str = "with a recipe"
 
 
-@dataclass(frozen=True)
-class Doubling:
-    """What twice the devices would buy: times faster, and times the money or energy."""
+def plan_clusters(catalogue: Catalogue, question: Question, where: str) -> Answer:
+    """Every cluster with the batch and the fusion that train it soonest; `where` names the catalogue.
 
-    faster: float
-    cost: float
-
-
-@dataclass(frozen=True)
-class Line:
-    """One kind of cluster over rising numbers of devices.
-
-    Attributes:
-        device: kind of device.
-        network: kind of network.
-        trainings: by number of devices, each with the schedule that is the fastest there.
-        reaches: the smallest that reaches the goal by what is expected; None where none does.
-        knee: from which on no doubling gains a factor of 1.6 any more; None where the last one still does.
-        next: what one more doubling buys beyond `reaches`, or beyond the largest.
-        why_not: why no more devices, or none at all, were looked at.
+    Clusters that cannot be are refused with the reason.
     """
-
-    device: str
-    network: str
-    trainings: tuple[Training, ...]
-    reaches: Training | None
-    knee: Training | None
-    next: Doubling | None
-    why_not: str
-
-
-def plan_purchase(goal: Goal, catalogue: Catalogue, sort: Sort = "devices") -> list[Line]:
-    """Every kind of cluster, those that reach the goal first, in the order asked for.
-
-    Raises:
-        UserError: a name is unknown, the goal is not positive, or no recipe fits.
-    """
-    if goal.minutes <= 0:
-        raise UserError(f"--target-minutes {goal.minutes:g}: must be more than 0")
-    schedules = _schedules(goal)
-    lines = [
-        _line(device, network, goal, schedules, catalogue)
-        for device in _known(goal.devices, catalogue.devices, "--device")
-        for network in _known(goal.networks, catalogue.networks, "--network")
-    ]
-    return sorted(lines, key=lambda line: (line.reaches is None, _key(line, sort)))
+    rows: list[Row] = []
+    refused: list[Refused] = []
+    for device in question.devices:
+        reason = _refused_at_all(catalogue, question, device)
+        if reason:
+            refused.append(Refused(device=device, devices=1, reason=reason))
+            continue
+        for devices in _doubled(question.max_devices):
+            if reason := _refused(catalogue, question, device, devices):
+                refused.append(Refused(device=device, devices=devices, reason=reason))
+                break
+            rows += [row_of(catalogue, question, one) for one in _clusters(catalogue, question, device, devices)]
+    return Answer(
+        model=question.model,
+        precision=question.precision,
+        target_minutes=question.target_minutes,
+        catalogue=where,
+        rates=tuple(_rates(catalogue, question)),
+        rows=tuple(rows),
+        refused=tuple(refused),
+        knees=knees_of(rows),
+        assumptions=_assumptions(catalogue, question),
+    )
 
 
-def _known(asked: Sequence[str], known: object, option: str) -> list[str]:
-    names = list(known)  # type: ignore[call-overload]
-    for name in asked:
-        if name not in names:
-            raise UserError(
-                f"{option} {name}: is not in the catalogue{did_you_mean(name, names, 'there are: ' + ', '.join(names))}"
-            )
-    return list(asked) or names
-
-
-def _schedules(goal: Goal) -> list[Schedule]:
-    """The batches to try.
-
-    Raises:
-        UserError: the batch is larger than any recipe's.
-    """
-    recipes = schedules_of(goal.work.model)
-    largest = max((one.batch for one in recipes), default=0)
-    if not recipes:
-        raise UserError(f"--model {goal.work.model}: has no recipe in config/recipes.yaml; take resnet50 or alexnet_bn")
-    if goal.batch is not None and goal.batch > largest:
-        raise UserError(f"--batch {goal.batch}: the largest with a recipe for {goal.work.model} is {largest}")
-    if goal.batch is not None:
-        # A batch between two recipes needs no more epochs than the larger one.
-        nearest = min((one for one in recipes if one.batch >= goal.batch), key=lambda one: one.batch)
-        recipes = [Schedule(nearest.recipe, goal.batch, nearest.epochs)]
-    return [Schedule(one.recipe, one.batch, goal.epochs or one.epochs) for one in recipes]
-
-
-def _line(device: str, network: str, goal: Goal, schedules: Sequence[Schedule], catalogue: Catalogue) -> Line:
-    form, owned = goal.work.form, catalogue.devices[device]
-    if form not in owned.rates:
-        return Line(device, network, (), None, None, None, f"no rate in {form} is known of it")
-    most = most_images(layers(goal.work.model), owned.memory_gib, form)
-    if most < LEAST_IMAGES:
-        needs = memory_gib(layers(goal.work.model), LEAST_IMAGES, form)
-        why = f"memory: {LEAST_IMAGES} images need {needs:.1f} GiB, it has {owned.memory_gib:g}"
-        return Line(device, network, (), None, None, None, why)
-    trainings = []
-    for count in _counts(owned.node_devices, goal.most_devices):
-        fitting = [one for one in schedules if one.batch >= LEAST_IMAGES * count]
-        if not fitting:
-            break
-        cluster = Cluster(device, count, network)
-        trainings.append(_fastest(cluster, fitting, most, goal.work, catalogue))
-        if len(trainings) > 1 and trainings[-2].minutes.value <= goal.minutes:
-            break  # one beyond the goal, for what a doubling buys
-    return _judged(device, network, tuple(trainings), goal, schedules)
-
-
-def _counts(node_devices: int, most: int) -> Iterator[int]:
-    """One device, two, ... a node, two nodes, four, ..."""
-    count = 1
-    while count <= most:
-        yield count
-        count = 2 * count if count >= node_devices or 2 * count <= node_devices else node_devices
-
-
-def _fastest(
-    cluster: Cluster, schedules: Sequence[Schedule], most: int, work: Workload, catalogue: Catalogue
-) -> Training:
-    """With the recipe that takes the least time; of recipes with more epochs and no larger batch none is tried."""
+def row_of(catalogue: Catalogue, question: Question, cluster: Cluster) -> Row:
+    """The cluster with what makes training shortest, by the middle of every range."""
     tried = [
-        train_on(cluster, one, min(most, one.batch // cluster.count), work, catalogue) for one in _sensible(schedules)
+        (_minutes(catalogue, cluster, task), task, budget) for task, budget in _tasks(catalogue, question, cluster)
     ]
-    return min(tried, key=lambda training: training.minutes.value)
-
-
-def _sensible(schedules: Sequence[Schedule]) -> list[Schedule]:
-    """The smallest and the largest batch, of each the recipe with the fewest epochs: all others lie between."""
-    by_batch = {one.batch: one for one in sorted(schedules, key=lambda one: -one.epochs)}
-    ends = {min(by_batch), max(by_batch)}
-    return [by_batch[batch] for batch in sorted(ends)]
-
-
-def _judged(
-    device: str, network: str, trainings: tuple[Training, ...], goal: Goal, schedules: Sequence[Schedule]
-) -> Line:
-    reaches = next((one for one in trainings if one.minutes.value <= goal.minutes), None)
-    gains = [one.minutes.value / other.minutes.value for one, other in pairwise(trainings)]
-    worth_it = [number for number, gain in enumerate(gains) if gain >= KNEE]
-    bend = worth_it[-1] + 1 if worth_it else 0
-    return Line(
-        device=device,
-        network=network,
-        trainings=trainings,
-        reaches=reaches,
-        knee=trainings[bend] if bend < len(gains) else None,
-        next=_doubling(trainings, reaches),
-        why_not="" if reaches else _why_not(trainings, goal, schedules),
+    _, task, budget = min(tried, key=lambda one: one[0])
+    steps = {end: step_of(catalogue, cluster, task, end) for end in ("fast", "middle", "slow")}
+    other = catalogue.assumptions.other_share
+    rate = ranged(lambda end: task.batch / steps[end].total_s)
+    minutes = ranged(
+        lambda end: minutes_of(task.epochs, task.batch / steps[end].total_s, other.at(end, more_is_faster=False))
+    )
+    by_end = {"fast": minutes.low, "middle": minutes.value, "slow": minutes.high}
+    price = question.prices.get(cluster.device)
+    images = task.batch // cluster.devices
+    return Row(
+        device=cluster.device,
+        devices=cluster.devices,
+        nodes=nodes_of(catalogue, cluster),
+        network=cluster.network,
+        batch=task.batch,
+        per_device=images,
+        memory_gib=memory_gib(question.model, question.precision, images, catalogue.assumptions.reserve_gib.value),
+        epochs=task.epochs,
+        recipe=budget.recipe,
+        bucket_mib=task.bucket_mib,
+        step_s=ranged(lambda end: steps[end].total_s),
+        images_per_s=rate,
+        efficiency_percent=ranged(lambda end: steps[end].efficiency_percent),
+        minutes=minutes,
+        money=None if price is None else ranged(lambda end: money_of(price, cluster.devices, by_end[end])),
+        energy_kwh=ranged(lambda end: power_kwh(catalogue, cluster, by_end[end], end)),
+        reaches=_reaches(by_end, question.target_minutes),
     )
 
 
-def _doubling(trainings: tuple[Training, ...], reaches: Training | None) -> Doubling | None:
-    """Beyond the goal, or of the last two."""
-    at = trainings.index(reaches) if reaches else len(trainings) - 2
-    if at < 0 or at + 1 >= len(trainings):
+def _reaches(minutes: Mapping[str, float], target: float) -> str:
+    words = (("slow", "surely"), ("middle", "likely"), ("fast", "perhaps"))
+    return next((word for end, word in words if minutes[end] <= target), "no")
+
+
+def _minutes(catalogue: Catalogue, cluster: Cluster, task: Task) -> float:
+    """For choosing among tasks alone: lateness hits all of them alike, and costs most of the time to work out."""
+    return minutes_of(task.epochs, task.batch / step_of(catalogue, cluster, task, "middle", alike=True).total_s, 0)
+
+
+def _tasks(catalogue: Catalogue, question: Question, cluster: Cluster) -> Iterator[tuple[Task, Budget]]:
+    """Batches that fit, each with every fusion; of batches for the same recipe the largest."""
+    for budget, images in _fitting(catalogue, question, cluster.device, cluster.devices):
+        batch = images * cluster.devices
+        for bucket_mib in _BUCKETS_MIB if cluster.devices > 1 else _BUCKETS_MIB[-1:]:
+            yield Task(question.model, question.precision, batch, budget.epochs, bucket_mib), budget
+
+
+def _fitting(catalogue: Catalogue, question: Question, device: str, devices: int) -> Iterator[tuple[Budget, int]]:
+    """Images a device for each recipe, the most that memory and the recipe's batch let through."""
+    most = most_images(catalogue, device, question.model, question.precision)
+    seen = set()
+    for budget in question.budgets:
+        images = min(most, budget.batch // devices)
+        # A batch that a recipe with fewer epochs has already covered gains nothing from more epochs.
+        if images >= LEAST_IMAGES and images not in seen:
+            seen.add(images)
+            yield budget, images
+
+
+def _clusters(catalogue: Catalogue, question: Question, device: str, devices: int) -> Iterator[Cluster]:
+    if devices <= catalogue.nodes[catalogue.devices[device].node].devices:
+        yield Cluster(device, devices, None)
+        return
+    for network in question.networks:
+        yield Cluster(device, devices, network)
+
+
+def _refused_at_all(catalogue: Catalogue, question: Question, device: str) -> str | None:
+    """Why no number of these devices can do."""
+    one = catalogue.devices[device]
+    if one.rate(question.precision) is None:
+        return f"rate: the catalogue has no images/s in {question.precision}"
+    needed = memory_gib(question.model, question.precision, LEAST_IMAGES, catalogue.assumptions.reserve_gib.value)
+    if needed > one.memory_gib.value:
+        return f"memory: {LEAST_IMAGES} images need {needed:.3g} GiB, it has {one.memory_gib.value:g}"
+    return None
+
+
+def _refused(catalogue: Catalogue, question: Question, device: str, devices: int) -> str | None:
+    """Why there cannot be so many."""
+    if any(_fitting(catalogue, question, device, devices)):
         return None
-    one, other = trainings[at], trainings[at + 1]
-    faster = one.minutes.value / other.minutes.value
-    return Doubling(faster, other.cluster.count / one.cluster.count / faster)
-
-
-def _why_not(trainings: tuple[Training, ...], goal: Goal, schedules: Sequence[Schedule]) -> str:
-    """What stands between the largest that was looked at and the goal."""
-    last, largest = trainings[-1], max(one.batch for one in schedules)
-    count = 2 * last.cluster.count
-    if count > goal.most_devices:
-        return f"{last.cluster.count:,} devices take {last.minutes.value:.1f} minutes, and no more may be taken"
+    largest = max(budget.batch for budget in question.budgets)
     return (
-        f"batch: {count:,} devices would have {largest // count} images each of {largest:,}, the largest batch with a "
-        f"recipe; {LEAST_IMAGES} is the least"
+        f"batch: {devices:,} devices x {LEAST_IMAGES} would be a batch of {devices * LEAST_IMAGES:,}, "
+        f"the largest {question.largest_is} is {largest:,}"
     )
 
 
-def _key(line: Line, sort: Sort) -> float:
-    """By what lines are sorted: of what reaches the goal, or of the largest."""
-    if not line.trainings:
-        return float("inf")
-    training = line.reaches or line.trainings[-1]
-    match sort:
-        case "money":
-            return training.money.value if training.money else float("inf")
-        case "minutes":
-            return training.minutes.value
-        case "energy":
-            return training.kwh.value
-        case "devices":
-            return training.cluster.count
+def _doubled(most: int) -> Iterator[int]:
+    devices = 1
+    while devices <= most:
+        yield devices
+        devices *= 2
+
+
+def _rates(catalogue: Catalogue, question: Question) -> Iterator[RateUsed]:
+    """As catalogued for ResNet-50; AlexNet's are worked out from them, whatever they are themselves."""
+    for device in question.devices:
+        rate = catalogue.devices[device].rate(question.precision)
+        if rate is None:
+            continue
+        used = RateUsed(
+            device=device,
+            batch=rate.batch,
+            value=rate.value,
+            low=rate.least,
+            high=rate.most,
+            basis=rate.basis,
+            certainty=rate.certainty.value,
+            source=catalogue.sources[rate.source].title,
+            note=rate.note,
+        )
+        yield used if question.model == "resnet50" else _worked_out(catalogue, question, used)
+
+
+def _worked_out(catalogue: Catalogue, question: Question, used: RateUsed) -> RateUsed:
+    model, precision = question.model, question.precision
+    rate = ranged(lambda end: images_per_s(catalogue, used.device, model, precision, used.batch, end))
+    # What rests on something unconfirmed is no surer than that.
+    sure = catalogue.assumptions.alexnet_factor.certainty.value
+    return used.model_copy(
+        update={
+            **rate.model_dump(),
+            "basis": "predicted",
+            "certainty": sure,
+            "source": f"by roofline from ResNet-50's {used.value:g}: {used.source}",
+        }
+    )
+
+
+def _assumptions(catalogue: Catalogue, question: Question) -> tuple[str, ...]:
+    roofline = (
+        "No AlexNet rate is published: they are ResNet-50's by the ratio of the rooflines, within a wide range.",
+    )
+    recipes: Sequence[str] = [
+        f"{one.epochs:g} epochs up to a batch of {one.batch:,} ({one.recipe}, {one.certainty})"
+        for one in question.budgets
+    ]
+    return (
+        "Times, money and energy are predicted: a simulation of one step's events, from the catalogue's ranges.",
+        "An interval goes from all ranges at their fast ends at once to all at their slow ends.",
+        f"Epochs: {'; '.join(recipes)}.",
+        f"A device has at least {LEAST_IMAGES} images a step, where rates are known; the input pipeline keeps up.",
+        "Gradients are averaged by the fastest of ring or tree, hierarchy and torus for each message, in one lane.",
+        f"Of the catalogue's figures {_how_sure(catalogue)}; each has its source there.",
+        *(roofline if question.model == "alexnet_bn" else ()),
+    )
+
+
+def _how_sure(catalogue: Catalogue) -> str:
+    """Such as ``10 are confirmed, 5 derived, 80 unconfirmed``."""
+    counts = Counter(figure.certainty.value for _, figure in figures(catalogue))
+    return f"{counts['confirmed']} are confirmed, {counts['derived']} derived, {counts['unconfirmed']} unconfirmed"

@@ -50,7 +50,7 @@ def simulate(plan_name: str, runs: Sequence[RunRecord], comm: CommRecord, settin
     Raises:
         UserError: `comm` has no fit for an algorithm.
     """
-    group_ranks = _group_ranks(comm)
+    group_ranks = group_ranks_of(comm)
     predictions = [prediction for run in runs for prediction in _predict(run, comm, settings, group_ranks)]
     return ScaleRecord(
         plan=plan_name,
@@ -154,7 +154,7 @@ def _prediction(
     )
 
 
-def _group_ranks(comm: CommRecord) -> int:
+def group_ranks_of(comm: CommRecord) -> int:
     """The group size that the hierarchical form was measured with first, as its first fit was."""
     sizes = [timing.group_ranks for timing in comm.timings if timing.algorithm == "hierarchical"]
     return sizes[0] if sizes else 1
