@@ -12,12 +12,12 @@ from matplotlib.text import Text
 from test_paper_tables import RECORDED, record_of
 from test_report import drawn_as, plan_of, points, scale_record
 
+from fourminutes.facts import Certainty
 from fourminutes.plan import Plan
 from fourminutes.record import write_record
 from fourminutes.report import drawing
 from fourminutes.report.evidence import gather
 from fourminutes.report.figures import BUILDERS
-from fourminutes.report.published import Certainty
 
 ALEXNET, RESNET50 = 0, 1
 

@@ -9,8 +9,9 @@ import yaml
 from pydantic import ValidationError
 
 import fourminutes.report.published
+from fourminutes.facts import Certainty
 from fourminutes.report.names import FIGURES
-from fourminutes.report.published import Certainty, Headline, Published, System, published
+from fourminutes.report.published import Headline, Published, System, published
 
 RAW = yaml.safe_load(Path(fourminutes.report.published.__file__).with_name("published.yaml").read_text())
 ROW = {"model": "ResNet-50", "batch": 65536, "certainty": "confirmed", "source": "ABS", "minutes": 6.6}

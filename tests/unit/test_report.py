@@ -19,6 +19,7 @@ from support.epochs import epoch_record, step_times
 from sweep_records import PROVENANCE, plan_blocks, record_arms
 
 from fourminutes.errors import UserError
+from fourminutes.facts import Certainty
 from fourminutes.plan import (
     BatchPlan,
     CommBenchPlan,
@@ -52,7 +53,7 @@ from fourminutes.report.evidence import gather
 from fourminutes.report.figures import BUILDERS
 from fourminutes.report.figures_runs import TIME_PARTS
 from fourminutes.report.names import FIGURE_FORMATS, TABLE_FORMATS
-from fourminutes.report.published import Certainty, published
+from fourminutes.report.published import published
 from fourminutes.report.summary import key_numbers, sentences
 from fourminutes.report.tables import BUILDERS as TABLE_BUILDERS
 from fourminutes.report.tables import ablations_table, results_table, runs_table

@@ -14,9 +14,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from fourminutes.facts import Certainty, Fact
 from fourminutes.files import written_aside
 from fourminutes.report.names import FIGURE_FORMATS
-from fourminutes.report.published import Certainty, Fact
 
 STYLE = Path(__file__).with_name("style") / "fourminutes.mplstyle"
 

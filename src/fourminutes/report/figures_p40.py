@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from fourminutes.facts import Certainty
 from fourminutes.report import words
 from fourminutes.report.drawing import COLOURS, INK, PAGE_IN, TEXT, filling, new_figure
 from fourminutes.report.evidence import Evidence
-from fourminutes.report.published import Certainty
 from fourminutes.report.tables_p40 import facts_of
 from fourminutes.scale.p40 import Predicted, predictions
 

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fourminutes.comm.fit import cost_terms
+from fourminutes.facts import Certainty, Fact
 from fourminutes.report.drawing import (
     COLOURS,
     DASHED,
@@ -29,7 +30,7 @@ from fourminutes.report.drawing import (
 from fourminutes.report.evidence import Evidence
 from fourminutes.report.matches import matching
 from fourminutes.report.precisions import Rate, groups
-from fourminutes.report.published import Ablation, Certainty, Fact, published
+from fourminutes.report.published import Ablation, published
 from fourminutes.report.repeats import Mean, mean_of
 
 _PUBLISHED, _RING, _OWN = "D", "s", "o"

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fourminutes.facts import Certainty, Fact
 from fourminutes.record import Prediction
 from fourminutes.report.drawing import (
     DASHED,
@@ -25,7 +26,7 @@ from fourminutes.report.drawing import (
     series,
 )
 from fourminutes.report.evidence import Evidence, Run, paper_model
-from fourminutes.report.published import Certainty, Fact, published
+from fourminutes.report.published import published
 
 OTHERS = "Other networks"
 _MODELS = ("AlexNet", "ResNet-50")

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fourminutes.facts import Certainty
 from fourminutes.report.drawing import (
     COLOURS,
     DASHED,
@@ -23,7 +24,7 @@ from fourminutes.report.drawing import (
 )
 from fourminutes.report.evidence import Evidence
 from fourminutes.report.labels import place_labels
-from fourminutes.report.published import Certainty, System, published
+from fourminutes.report.published import System, published
 
 
 def scalability(_evidence: Evidence) -> Figure:

@@ -11,11 +11,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from fourminutes.facts import Fact, Text
 from fourminutes.record import CommRecord, Provenance, ReplayRecord, RunRecord, ScaleRecord, SweepRecord
 from fourminutes.report import drawing, words
 from fourminutes.report.evidence import Evidence, Sourced
 from fourminutes.report.names import FIGURE_FORMATS, FIGURES, TABLE_FORMATS, TABLES
-from fourminutes.report.published import Fact, Text, published
+from fourminutes.report.published import published
 from fourminutes.report.scalings import Scaling
 from fourminutes.report.summary import key_numbers, sentences
 from fourminutes.report.table import Cell, Table

@@ -2,60 +2,21 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
+
+from fourminutes.facts import Certainty, Fact, Form, Source, Text
 
 _FILE = Path(__file__).with_name("published.yaml")
 #: The plan whose runs a row may name to be filled by.
 FILLING_PLAN = "ilsvrc2012"
 
 
-class Certainty(StrEnum):
-    """How sure a published number is."""
-
-    CONFIRMED = "confirmed"
-    DERIVED = "derived"
-    UNCONFIRMED = "unconfirmed"
-
-
-class _Form(BaseModel):
-    """Unknown keys, unknown certainties and texts in place of numbers are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Claim(_Form):
-    """Something published, how sure it is and where it was read."""
-
-    certainty: Certainty
-    source: str = Field(description="key into the table of sources")
-
-
-class Fact(Claim):
-    """One published number; its unit is in the name of the field that holds it."""
-
-    value: float = Field(strict=True)
-
-
-class Text(Claim):
-    """One published statement that is no number, such as a device's name."""
-
-    value: str = Field(strict=True)
-
-
-class Source(_Form):
-    """Where a number was read."""
-
-    title: str
-    where: str = Field(description="address or repository")
-
-
-class _Row(_Form):
+class _Row(Form):
     """A row whose certainty and source hold for every claim in it that does not bring its own."""
 
     certainty: Certainty
@@ -110,7 +71,7 @@ class Speedup(_Row):
     factor: Fact
 
 
-class Match(_Form):
+class Match(Form):
     """Which of the user's runs does what an ablation row describes; the batch is the row's."""
 
     model: str
@@ -119,7 +80,7 @@ class Match(_Form):
     bn_after_pool5: bool = Field(True, description="AlexNet: whether a batch norm follows the last pooling")
 
 
-class Fill(_Form):
+class Fill(Form):
     """The run whose record would fill a row's empty cells."""
 
     recipe: str = Field(description="recipe of config/recipes.yaml")
@@ -163,14 +124,14 @@ class HalfPrecision(_Row):
     ratio: Fact
 
 
-class Curve(_Form):
+class Curve(Form):
     """One line of the scalability figure."""
 
     name: str
     images_per_s: tuple[float, ...]
 
 
-class Scalability(_Form):
+class Scalability(Form):
     """The paper's scalability figure, read off its pixels; network, batch and precision are not stated there."""
 
     certainty: Certainty
@@ -217,7 +178,7 @@ class System(_Row):
     top1_percent: Fact | None = None
 
 
-class Published(_Form):
+class Published(Form):
     """Everything that the tables and figures need from others."""
 
     sources: dict[str, Source]

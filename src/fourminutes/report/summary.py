@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
+from fourminutes.facts import Certainty
 from fourminutes.record import CollectiveTiming, CommRecord, Prediction
 from fourminutes.report import words
 from fourminutes.report.claims import Verdict
 from fourminutes.report.evidence import Evidence, Run, Sourced
 from fourminutes.report.figures_runs import TIME_PARTS
-from fourminutes.report.published import Certainty, Headline, published
+from fourminutes.report.published import Headline, published
 
 
 @dataclass(frozen=True)

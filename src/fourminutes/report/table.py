@@ -9,7 +9,7 @@ from typing import Literal
 import pandas as pd
 import tabulate
 
-from fourminutes.report.published import Certainty, Fact, Text
+from fourminutes.facts import Certainty, Fact, Text
 
 Cell = str | int | float | Fact | Text | None
 Form = Callable[[float], str]

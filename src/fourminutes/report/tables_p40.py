@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fourminutes.facts import Certainty, Fact
 from fourminutes.report import words
 from fourminutes.report.evidence import Evidence
-from fourminutes.report.published import Certainty, Fact, published
+from fourminutes.report.published import published
 from fourminutes.report.table import Cell, Column, Row, Table
 from fourminutes.scale.p40 import Point, Predicted, Sensitivity, predictions, ranges, sensitivities
 

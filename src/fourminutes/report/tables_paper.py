@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fourminutes.comm.fit import cost_terms
+from fourminutes.facts import Text
 from fourminutes.report import words
 from fourminutes.report.evidence import ILSVRC2012_CLASSES, Evidence, Run, Wanted
 from fourminutes.report.matches import matching
 from fourminutes.report.precisions import Rate, groups
-from fourminutes.report.published import Ablation, Headline, StepCount, Text, published
+from fourminutes.report.published import Ablation, Headline, StepCount, published
 from fourminutes.report.repeats import Mean, mean_of, rate_mean, repeats_of, top1_mean
 from fourminutes.report.table import Cell, Column, Row, Table, digits
 

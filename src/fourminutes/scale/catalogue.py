@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fourminutes.errors import UserError
+from fourminutes.facts import Certainty, Fact, Source
 from fourminutes.plan.reading import read_mapping
 from fourminutes.plan.words import did_you_mean, dotted, first_problem
-from fourminutes.report.published import Certainty, Fact, Source
 
 CATALOGUE = Path("config/hardware.yaml")
 
