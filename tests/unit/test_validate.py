@@ -20,6 +20,7 @@ def test_measured_times_are_straight_lines_between_sizes() -> None:
     assert part.total_s == pytest.approx(MIB_S)
     assert part.latency_s == pytest.approx(0.05)
     assert total_s(costs.parts("hierarchical", 16 * 1024, 4, 2)) == pytest.approx(0.025)
+    assert costs.parts("hierarchical", MIB, 4, 1)[0].total_s == pytest.approx(MIB_S)
 
 
 @pytest.mark.parametrize(("algorithm", "processes", "group"), [("ring", 8, 1), ("torus", 4, 2), ("hierarchical", 4, 4)])

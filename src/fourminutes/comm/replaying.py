@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import distributed
 
-from fourminutes.comm.bench import WARMUP_CALLS
 from fourminutes.comm.collectives import ALGORITHMS
 from fourminutes.comm.group import device_of, process_group
 from fourminutes.comm.launch import Launch, resolve_launch
@@ -18,7 +17,7 @@ from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.comm.tune import require_several
 from fourminutes.comm.tuner import Readiness
 from fourminutes.errors import UserError
-from fourminutes.plan import WIRE_BYTES, ReducePlan
+from fourminutes.plan import ReducePlan, Wire
 from fourminutes.plan.replay import SMALL_BYTES, ReplayCase, ReplayPlan
 from fourminutes.progress import progress
 from fourminutes.record import (
@@ -31,11 +30,14 @@ from fourminutes.record import (
     write_record,
 )
 from fourminutes.scale.layers import layers_of, readiness
+from fourminutes.scale.step import buckets_of, message_bytes
 from fourminutes.scale.validate import stretched
 
 # Sizes of the collectives: from what latency decides about on, a factor apart that no bucket size is a power of.
 _SMALLEST_BYTES, _FACTOR = 768, 6
 _CALLS = 5
+# Beyond this size a call is long, and one is like another.
+_LARGE_BYTES, _FEW_CALLS = 16 * 2**20, 3
 _ROW, _ROW_READY_S = 64, 0.01
 _ON_ONE_HOST = 2  # ranks a group, where all share one host
 
@@ -127,20 +129,39 @@ def _readiness(settings: ReplayPlan) -> Readiness:
 
 def _timings(settings: ReplayPlan, launch: Launch, topology: Topology) -> tuple[CollectiveTiming, ...]:
     """The collectives alone, at sizes that no bucket has, in every arrangement and number format of the cases."""
-    wires = tuple(dict.fromkeys(case.reduce.wire for case in settings.cases.values()))
+    largest = _largest_bytes(settings)
     groups = sorted(_group_sizes(settings.cases) - {topology.group_ranks})
     topologies = [topology, *(topology.regrouped(size) for size in groups)]
-    names = [name for name in ALGORITHMS if any(name in case.reduce.algorithms for case in settings.cases.values())]
-    items = arrangements(tuple({"ring": None, **dict.fromkeys(names)}), topologies, wires)
-    largest = sum(_readiness(settings).tensor_bytes) * max(WIRE_BYTES[wire] for wire in wires) // 4
-    sizes = [_SMALLEST_BYTES]
-    while sizes[-1] * _FACTOR < largest:
-        sizes.append(sizes[-1] * _FACTOR)
-    calls = [
-        time_calls(items, size, device_of(launch), repeats=_CALLS, warm_up=WARMUP_CALLS if size < SMALL_BYTES else 1)
-        for size in sizes
+    algorithms = {name for case in settings.cases.values() for name in case.reduce.algorithms} | {"ring"}
+    names = [name for name in ALGORITHMS if name in algorithms]
+    items = [
+        item
+        for item in arrangements(tuple(names), topologies, tuple(largest))
+        if item.algorithm == "ring" or item.group_ranks > 1  # groups of one are the ring
     ]
-    return tuple(one.timing(launch.world_size) for own in calls for one in own)
+    timings: list[CollectiveTiming] = []
+    size = _SMALLEST_BYTES
+    while asked := [item for item in items if size < _FACTOR * largest[item.wire]]:
+        few = size > _LARGE_BYTES
+        calls = time_calls(asked, size, device_of(launch), repeats=_FEW_CALLS if few else _CALLS, warm_up=not few)
+        timings += [one.timing(launch.world_size) for one in calls]
+        size *= _FACTOR
+    return tuple(timings)
+
+
+def _largest_bytes(settings: ReplayPlan) -> dict[Wire, float]:
+    """The largest message of the cases in each number format."""
+    found: dict[Wire, float] = {}
+    whole = _readiness(settings)
+    for case in settings.cases.values():
+        sizes = _readiness_of(whole, case).tensor_bytes
+        messages = message_bytes(sizes, buckets_of(sizes, case.reduce), case.reduce)
+        found[case.reduce.wire] = max(found.get(case.reduce.wire, 0.0), *messages)
+    return found
+
+
+def _readiness_of(whole: Readiness, case: ReplayCase) -> Readiness:
+    return stretched(whole, case.backward_s, SMALL_BYTES if case.tensors == "small" else None)
 
 
 def _bucket_s(timings: Sequence[CollectiveTiming], topology: Topology) -> float:
@@ -149,10 +170,13 @@ def _bucket_s(timings: Sequence[CollectiveTiming], topology: Topology) -> float:
     From a row of tiny buckets, all ready at once, by the library's all-reduce, one after another.
     """
     row = Readiness((_SMALLEST_BYTES,) * _ROW, (_ROW_READY_S,) * _ROW)
-    one_by_one = ReducePlan(bucket_mib=_SMALLEST_BYTES / 2**20, lanes=1)
+    wire = timings[0].wire
+    one_by_one = ReducePlan(bucket_mib=_SMALLEST_BYTES / 2**20, lanes=1, wire=wire)
     steps_s = replay_steps(row, one_by_one, topology, forward_s=0.0, optimizer_s=0.0, repeats=_CALLS)
     alone_s = next(
-        timing.median_s for timing in timings if timing.algorithm == "ring" and timing.message_bytes == _SMALLEST_BYTES
+        timing.median_s
+        for timing in timings
+        if (timing.algorithm, timing.wire, timing.message_bytes) == ("ring", wire, _SMALLEST_BYTES)
     )
     return max(0.0, (statistics.median(steps_s) - _ROW_READY_S) / _ROW - alone_s)
 
@@ -169,7 +193,7 @@ def _replayed(record: ReplayRecord, case: ReplayCase, topology: Topology) -> Rep
     whole = Readiness(record.tensor_bytes, record.ready_s)
     own = topology.regrouped(case.reduce.group_ranks) if case.reduce.group_ranks else topology
     times = replay_steps(
-        stretched(whole, case.backward_s, SMALL_BYTES if case.tensors == "small" else None),
+        _readiness_of(whole, case),
         case.reduce,
         own,
         forward_s=settings.forward_s,

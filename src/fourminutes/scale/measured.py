@@ -35,7 +35,8 @@ class Measured:
         Raises:
             UserError: that arrangement, or that number of processes, was not measured.
         """
-        way = (algorithm, self.processes if algorithm == "ring" else group_ranks)
+        is_flat = algorithm == "ring" or group_ranks == 1  # groups of one are the ring
+        way = ("ring", self.processes) if is_flat else (algorithm, group_ranks)
         if processes != self.processes or way not in self.curves:
             raise UserError(
                 f"{algorithm} over {processes} processes in groups of {way[1]}: was not measured; measure it first"
