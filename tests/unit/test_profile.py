@@ -1,5 +1,6 @@
 """Where a network's time goes by layer: from rates by hand, and measured."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,10 @@ def test_the_table_begins_with_the_slowest_layer_and_ends_with_the_gradients() -
 def run(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     line = [FOURMINUTES, "scale", "profile", "--model", "resnet_small", "--image-px", "32", "--classes", "10"]
     out = ["--out", tmp_path / "profile.json"]
-    return subprocess.run([*line, *out, *options], check=False, capture_output=True, text=True, timeout=120)
+    without_gpu = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [*line, *out, *options], check=False, capture_output=True, text=True, timeout=120, env=without_gpu
+    )
 
 
 def test_the_command_writes_what_it_shows(tmp_path: Path) -> None:
@@ -71,7 +75,14 @@ def test_the_command_writes_what_it_shows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(("--tflops", "1"), "go together"), (("--images", "0"), "--images"), (("--model", "resnet51"), "resnet51")],
+    [
+        (("--tflops", "1"), "go together"),
+        (("--tflops", "inf", "--memory-gb-s", "1"), "--tflops"),
+        (("--tflops", "1", "--memory-gb-s", "1", "--precision", "amp"), "from rates there is no device"),
+        (("--device", "cuda"), "torch finds no GPU here"),
+        (("--images", "0"), "--images"),
+        (("--model", "resnet51"), "resnet51"),
+    ],
 )
 def test_wrong_questions_get_one_clear_answer(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
     done = run(tmp_path, *options)

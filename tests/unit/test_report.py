@@ -704,3 +704,24 @@ def test_every_interruption_of_a_run_is_told():
     silent = finished.model_copy(update={"ended": "running", "from_step": 4, "to_step": 9})
     assert ending(signalled) == "interrupted at step 4 (SIGUSR1, job 12)"
     assert ending(silent) == "ended without a word, and went on from step 9"
+
+
+def test_runs_stand_side_by_side_with_what_differs_between_them(here: Path) -> None:
+    plan = plan_of(RUNS)
+    record_all(plan)
+    table = TABLE_BUILDERS["compare"](gather(plan))
+    assert [column.heading for column in table.columns[1:]] == list(RUNS)
+    rows = {row.cells["what"]: [row.cells.get(run) for run in RUNS] for row in table.rows}
+    assert rows["optimizer.kind"] == ["sgd", "lars", "lars"]
+    assert rows["batch.global_batch"] == ["64", "512", "1024"]
+    assert rows["processes"] == ["1", "1", "2"]
+    assert "model.width" not in rows
+    # Of 16 s of steps and 2 s of evaluation and checkpoints half of the steps are backward passes.
+    assert rows["backward, %"][0] == f"{100 * 8 / 18:.1f}"
+    assert rows["top-1, %"] == ["80.0", "80.0", "80.0"]
+
+
+def test_one_run_alone_is_compared_with_nothing(here: Path) -> None:
+    plan = plan_of({"alone": settings()})
+    record_all(plan)
+    assert TABLE_BUILDERS["compare"](gather(plan)).footnotes() == ("There are no two recorded runs to compare.",)

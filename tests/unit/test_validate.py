@@ -3,11 +3,11 @@
 import pytest
 from replay_records import MIB, STEP_S, replay_record
 
-from fourminutes.comm.tuner import Readiness
+from fourminutes.comm.tuner import Readiness, stretched
 from fourminutes.errors import UserError
 from fourminutes.scale.measured import measured
 from fourminutes.scale.network import total_s
-from fourminutes.scale.validate import held_against, rankings, stretched, verdict
+from fourminutes.scale.validate import held_against, rankings, verdict
 
 HELD = {case.case: case for case in held_against(replay_record())}
 # A MiB by the ring: a straight line between 16 KiB and 1 MiB + 16 KiB.

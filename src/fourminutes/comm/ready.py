@@ -14,7 +14,7 @@ from fourminutes.comm.tuner import Readiness
 _PASSES = 3  # timed ones, after one that warms up
 
 
-def readiness_of(network: nn.Module, images: Tensor) -> Readiness:
+def readiness_of(network: nn.Module, images: Tensor, passes: int = _PASSES) -> Readiness:
     """Time the gradients of `network` on `images`; of the processes, all of which call this, the slowest one counts.
 
     In evaluation mode, so that neither batch norm's statistics nor the random state move; gradients are left None.
@@ -22,13 +22,14 @@ def readiness_of(network: nn.Module, images: Tensor) -> Readiness:
     Args:
         network: any model with one output.
         images: a batch of its input.
+        passes: timed ones, of which the medians are taken; one before them warms up.
     """
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     was_training = network.training
     network.eval()
-    passes = [_one_pass(network, weights, images) for _ in range(1 + _PASSES)][1:]
+    seen = [_one_pass(network, weights, images) for _ in range(1 + passes)][1:]
     network.train(was_training)
-    medians = torch.tensor([statistics.median(times) for times in zip(*passes, strict=True)], dtype=torch.float64)
+    medians = torch.tensor([statistics.median(times) for times in zip(*seen, strict=True)], dtype=torch.float64)
     if distributed.is_initialized():
         medians = medians.to(images.device)
         distributed.all_reduce(medians, op=distributed.ReduceOp.MAX)

@@ -6,17 +6,21 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import distributed
 
 from fourminutes.comm.collectives import ALGORITHMS
+from fourminutes.comm.fusion import buckets_of, message_bytes
 from fourminutes.comm.group import device_of, process_group
 from fourminutes.comm.launch import Launch, resolve_launch
+from fourminutes.comm.ready import readiness_of
 from fourminutes.comm.replay import replay_steps
 from fourminutes.comm.timing import arrangements, time_calls
 from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.comm.tune import require_several
-from fourminutes.comm.tuner import Readiness
+from fourminutes.comm.tuner import Readiness, stretched
 from fourminutes.errors import UserError
+from fourminutes.models import build_model
 from fourminutes.plan import ReducePlan, Wire
 from fourminutes.plan.replay import SMALL_BYTES, ReplayCase, ReplayPlan
 from fourminutes.progress import progress
@@ -29,9 +33,6 @@ from fourminutes.record import (
     utc_now,
     write_record,
 )
-from fourminutes.scale.layers import layers_of, readiness
-from fourminutes.scale.step import buckets_of, message_bytes
-from fourminutes.scale.validate import stretched
 
 # Sizes of the collectives: from what latency decides about on, a factor apart that no bucket size is a power of.
 _SMALLEST_BYTES, _FACTOR = 768, 6
@@ -51,9 +52,10 @@ def run_replay(settings: ReplayPlan, out: Path, *, link: str = "") -> None:
     launch = require_several(resolve_launch())
     with process_group(launch):
         topology = discover(launch, _ON_ONE_HOST if launch.is_one_host else None)
-        record = _agreed(_begun(settings, out, launch, topology, link) if launch.is_first else None)
+        whole = _readiness(settings, device_of(launch))
+        record = _agreed(_begun(settings, whole, out, launch, topology, link) if launch.is_first else None)
         if record.bucket_s is None:
-            timings = record.timings or _timings(settings, launch, topology)
+            timings = record.timings or _timings(record, launch, topology)
             record = record.model_copy(update={"timings": timings, "bucket_s": _bucket_s(timings, topology)})
             if launch.is_first:
                 write_record(out, record)
@@ -67,10 +69,11 @@ def run_replay(settings: ReplayPlan, out: Path, *, link: str = "") -> None:
                 bar.update()
 
 
-def _begun(settings: ReplayPlan, out: Path, launch: Launch, topology: Topology, link: str) -> ReplayRecord | UserError:
+def _begun(
+    settings: ReplayPlan, whole: Readiness, out: Path, launch: Launch, topology: Topology, link: str
+) -> ReplayRecord | UserError:
     """The record so far: what `out` holds, or a new one without a case."""
     where = placement(launch, topology)
-    whole = _readiness(settings)
     new = ReplayRecord(
         settings=settings,
         tensor_bytes=whole.tensor_bytes,
@@ -110,26 +113,27 @@ def _agreed(first: ReplayRecord | UserError | None) -> ReplayRecord:
     raise values[0] if isinstance(values[0], UserError) else UserError("rank 0 answered nothing")
 
 
-def _readiness(settings: ReplayPlan) -> Readiness:
-    """As measured, or shared out by arithmetic.
+def _readiness(settings: ReplayPlan, device: torch.device) -> Readiness:
+    """As given, or measured here; called by all ranks.
 
     Raises:
-        UserError: there are not as many moments as tensors.
+        UserError: there are not as many moments as gradients.
     """
-    whole = readiness(layers_of(settings.model, settings.classes), 1.0)
+    network = build_model(settings.model, settings.classes, seed=0)
     if not settings.ready_s:
-        return whole
-    if len(settings.ready_s) != len(whole.tensor_bytes):
+        side = settings.model.image_px
+        return readiness_of(network.to(device), torch.zeros(settings.images, 3, side, side, device=device))
+    sizes = tuple(4 * weight.numel() for weight in network.parameters() if weight.requires_grad)
+    if len(settings.ready_s) != len(sizes):
         raise UserError(
-            f"ready_s: {len(settings.ready_s)} moments, but {settings.model.name} has "
-            f"{len(whole.tensor_bytes)} gradients"
+            f"ready_s: {len(settings.ready_s)} moments, but {settings.model.name} has {len(sizes)} gradients"
         )
-    return Readiness(whole.tensor_bytes, settings.ready_s)
+    return Readiness(sizes, settings.ready_s)
 
 
-def _timings(settings: ReplayPlan, launch: Launch, topology: Topology) -> tuple[CollectiveTiming, ...]:
+def _timings(record: ReplayRecord, launch: Launch, topology: Topology) -> tuple[CollectiveTiming, ...]:
     """The collectives alone, at sizes that no bucket has, in every arrangement and number format of the cases."""
-    largest = _largest_bytes(settings)
+    settings, largest = record.settings, _largest_bytes(record)
     groups = sorted(_group_sizes(settings.cases) - {topology.group_ranks})
     topologies = [topology, *(topology.regrouped(size) for size in groups)]
     algorithms = {name for case in settings.cases.values() for name in case.reduce.algorithms} | {"ring"}
@@ -149,11 +153,11 @@ def _timings(settings: ReplayPlan, launch: Launch, topology: Topology) -> tuple[
     return tuple(timings)
 
 
-def _largest_bytes(settings: ReplayPlan) -> dict[Wire, float]:
+def _largest_bytes(record: ReplayRecord) -> dict[Wire, float]:
     """The largest message of the cases in each number format."""
     found: dict[Wire, float] = {}
-    whole = _readiness(settings)
-    for case in settings.cases.values():
+    whole = Readiness(record.tensor_bytes, record.ready_s)
+    for case in record.settings.cases.values():
         sizes = _readiness_of(whole, case).tensor_bytes
         messages = message_bytes(sizes, buckets_of(sizes, case.reduce), case.reduce)
         found[case.reduce.wire] = max(found.get(case.reduce.wire, 0.0), *messages)

@@ -146,6 +146,17 @@ class Readiness:
     ready_s: tuple[float, ...]
 
 
+def stretched(readiness: Readiness, backward_s: float, largest_bytes: int | None = None) -> Readiness:
+    """The same pass over `backward_s` seconds; of its tensors those of at most `largest_bytes`, where that is given."""
+    factor = backward_s / max(readiness.ready_s)
+    kept: Sequence[tuple[int, float]] = [
+        (size, factor * ready)
+        for size, ready in zip(readiness.tensor_bytes, readiness.ready_s, strict=True)
+        if largest_bytes is None or size <= largest_bytes
+    ]
+    return Readiness(tuple(size for size, _ in kept), tuple(ready for _, ready in kept))
+
+
 def fusions(
     readiness: Readiness, curves: Mapping[Way, Curve], choices: Sequence[AlgorithmChoice], wire: Wire
 ) -> tuple[Fusion, ...]:

@@ -38,8 +38,9 @@ class ReplayPlan(PlanModel):
     ready_s: tuple[float, ...] = Field(
         (),
         description="when each gradient is ready, in the network's order, from the begin of a measured backward pass, "
-        "in seconds; empty shares the pass out by the layers' arithmetic",
+        "in seconds; empty measures them here",
     )
+    images: int = Field(4, ge=1, description="images of the passes that measure them")
     forward_s: float = Field(0.1, ge=0, description="length of the forward pass, in seconds")
     optimizer_s: float = Field(0.01, ge=0, description="length of the update, in seconds")
     repeats: int = Field(5, ge=3, description="timed steps of each case")

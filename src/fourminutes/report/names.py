@@ -13,6 +13,7 @@ TABLES = {
     "sweeps": "The arms: what each was given to tune with, what it chose, and what fresh seeds reach with that.",
     "ledger": "Every trial of every arm, those that failed among them.",
     "runs": "The recorded training runs: what was trained, how well, how fast, and how long it waited for its input.",
+    "compare": "The runs side by side: where their settings differ, and what came of them.",
     "results": "The paper's results beside the recorded runs; only runs on ImageNet itself are comparable.",
     "ablations": "The paper's techniques one after the other, with the recorded runs that match each.",
     "half-precision": "Throughput in single and half precision: the paper's, and runs that differ in it alone.",
@@ -104,7 +105,7 @@ def _applies(name: str, plan: Plan) -> bool:
     has = {
         "claims": plan.claims,
         **dict.fromkeys(("sweeps", "ledger", "batch-size", "tuning"), plan.sweeps),
-        **dict.fromkeys(("runs", "accuracy", "time-split"), plan.runs or plan.report.records),
+        **dict.fromkeys(("runs", "compare", "accuracy", "time-split"), plan.runs or plan.report.records),
         "allreduce": plan.comm or plan.report.comm_records,
         "overlap": any(run.reduce.trace_step and run.processes > 1 for run in plan.runs.values()),
         "scaling-measured": plan.scaling or plan.report.scaling_records,

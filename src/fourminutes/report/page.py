@@ -40,7 +40,11 @@ SECTIONS = (
             ("table", "ledger"),
         ),
     ),
-    ("runs", "Runs", (("table", "runs"), ("figure", "accuracy"), ("figure", "time-split"))),
+    (
+        "runs",
+        "Runs",
+        (("table", "runs"), ("figure", "accuracy"), ("figure", "time-split"), ("table", "compare")),
+    ),
     ("data", "Data", (("table", "data"),)),
     (
         "paper",

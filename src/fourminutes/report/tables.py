@@ -9,6 +9,7 @@ from fourminutes.report.evidence import Evidence, Run
 from fourminutes.report.published import System, published
 from fourminutes.report.table import Cell, Column, Row, Table, digits
 from fourminutes.report.tables_claims import claims_table, ledger_table, sweeps_table
+from fourminutes.report.tables_compare import compare_table
 from fourminutes.report.tables_measured import allreduce_table, data_table, scaling_table
 from fourminutes.report.tables_p40 import p40_table, sensitivity_table
 from fourminutes.report.tables_paper import ablations_table, half_precision_table, results_table, steps_table
@@ -121,6 +122,7 @@ def _system_row(system: System) -> Row:
 
 BUILDERS: dict[str, Callable[[Evidence], Table]] = {
     "runs": runs_table,
+    "compare": compare_table,
     "results": results_table,
     "ablations": ablations_table,
     "half-precision": half_precision_table,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from scipy.special import ndtri
 
-from fourminutes.comm.fusion import Fused, fuse
+from fourminutes.comm.fusion import Fused, buckets_of, message_bytes
 from fourminutes.comm.tuner import Readiness
-from fourminutes.plan import WIRE_BYTES, ReducePlan
+from fourminutes.plan import ReducePlan
 from fourminutes.scale.events import Travel, busy_s, communicate, last_ends_s
 from fourminutes.scale.network import Costs, Part
 
@@ -123,16 +122,6 @@ def simulate_step(compute: Compute, reduce: ReducePlan, costs: Costs, processes:
         buckets=len(buckets),
         travels=travels,
     )
-
-
-def buckets_of(tensor_bytes: Sequence[int], reduce: ReducePlan) -> Fused:
-    """The tensors that travel together: up to `bucket_mib`, or in segments."""
-    return fuse(tensor_bytes, threshold_bytes=reduce.bucket_mib * 2**20, segments=reduce.segments)
-
-
-def message_bytes(tensor_bytes: Sequence[int], buckets: Fused, reduce: ReducePlan) -> list[float]:
-    """Size of every bucket on the wire; `tensor_bytes` are of fp32."""
-    return [sum(tensor_bytes[number] for number in bucket) * WIRE_BYTES[reduce.wire] / 4 for bucket in buckets]
 
 
 def way_of(reduce: ReducePlan, costs: Costs, size_bytes: float, processes: int, group_ranks: int) -> tuple[Part, ...]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fourminutes.comm.tuner import Readiness
+from fourminutes.comm.fusion import buckets_of, message_bytes
+from fourminutes.comm.tuner import Readiness, stretched
 from fourminutes.plan.replay import SMALL_BYTES, ReplayCase
 from fourminutes.record import ReplayedCase, ReplayRecord
 from fourminutes.scale.measured import measured
 from fourminutes.scale.network import total_s
-from fourminutes.scale.step import Compute, buckets_of, message_bytes, simulate_step, way_of
+from fourminutes.scale.step import Compute, simulate_step, way_of
 
 
 @dataclass(frozen=True)
@@ -102,17 +103,6 @@ def _readiness(record: ReplayRecord, case: ReplayCase) -> Readiness:
     """As it was replayed: stretched, and of small tensors where only those were."""
     whole = Readiness(record.tensor_bytes, record.ready_s)
     return stretched(whole, case.backward_s, SMALL_BYTES if case.tensors == "small" else None)
-
-
-def stretched(readiness: Readiness, backward_s: float, largest_bytes: int | None = None) -> Readiness:
-    """The same pass over `backward_s` seconds; of its tensors those of at most `largest_bytes`, where that is given."""
-    factor = backward_s / max(readiness.ready_s)
-    kept: Sequence[tuple[int, float]] = [
-        (size, factor * ready)
-        for size, ready in zip(readiness.tensor_bytes, readiness.ready_s, strict=True)
-        if largest_bytes is None or size <= largest_bytes
-    ]
-    return Readiness(tuple(size for size, _ in kept), tuple(ready for _, ready in kept))
 
 
 @dataclass(frozen=True)

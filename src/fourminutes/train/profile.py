@@ -38,9 +38,10 @@ def measured_profile(
     network = build_model(model, classes, seed=0).to(device)
     running = in_precision(network, precision, device)
     batch = torch.zeros(images, 3, model.image_px, model.image_px, device=device)
+    batch = batch.contiguous(memory_format=torch.channels_last)  # as the loader hands pictures over
     layers = layers_of(model, classes)
     forward_s = _forward(running, network, layers, batch)
-    ready_s = _by_layer(layers, readiness_of(running, batch).ready_s)
+    ready_s = _by_layer(layers, readiness_of(running, batch, _PASSES).ready_s)
     # A shortcut's gradients may come after those of the layers before it in the network's order.
     order = sorted(range(len(layers)), key=ready_s.__getitem__)
     backward_s = {order[0]: ready_s[order[0]]}
