@@ -12,11 +12,11 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from tabulate import tabulate
 
+from fourminutes.files import write_text
 from fourminutes.plan import ModelName, ModelPlan
 from fourminutes.record import ReplayRecord, read_record
 from fourminutes.scale.validate import Held, held_against, rankings, verdict
@@ -37,7 +37,7 @@ _TIMEOUT_S = 3600.0
 def main() -> None:
     """Measure what is missing, and print what the simulation makes of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE / "records", help="folder of the records")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/simulator/records"), help="folder of the records")
     parser.add_argument("--ranks", type=int, nargs="+", choices=RANKS, default=RANKS)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each case")
@@ -58,9 +58,10 @@ def measure(out: Path, counts: list[int], networks: list[ModelName], repeats: in
         for ranks in counts:
             record = out / f"{network}-{ranks}.json"
             print(f"{record.name} ...", file=sys.stderr, flush=True)
-            with hosts(ranks, rate=RATE) as made, TemporaryDirectory() as folder:
-                cases = Path(folder) / "cases.json"  # JSON is YAML as well
-                cases.write_text(json.dumps(plan_of(network, ranks, moments, repeats)))
+            # A place of its own for each, told in the record without what only this machine has.
+            cases = Path("work") / "simulator" / record.name
+            write_text(cases, json.dumps(plan_of(network, ranks, moments, repeats)))  # JSON is YAML as well
+            with hosts(ranks, rate=RATE) as made:
                 line = [sys.executable, "-m", "fourminutes", "scale", "replay", str(cases), "--out", str(record)]
                 line += ["--link", f"{RATE_BYTE_S * 8 / 1e6:g} Mbit/s a host, in network namespaces of one machine"]
                 run_on(made, line, {"OMP_NUM_THREADS": "1"}, timeout_s=_TIMEOUT_S)
