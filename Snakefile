@@ -50,30 +50,19 @@ rule train:
         SCALING_RECORDS,
 
 
-if PLAN.data and not DRAW_ONLY:
+# Rules for what the plan has, and none of them where only drawing is asked for.
+MAKING = {
+    "data": PLAN.data,
+    "train": PLAN.data,
+    "sweep": PLAN.sweeps,
+    "comm": PLAN.comm,
+    "scaling": PLAN.scaling,
+    "scale": PLAN.scale,
+}
+for part, asked in MAKING.items():
+    if asked and not DRAW_ONLY:
 
-    include: "workflow/rules/data.smk"
-    include: "workflow/rules/train.smk"
-
-
-if PLAN.sweeps and not DRAW_ONLY:
-
-    include: "workflow/rules/sweep.smk"
-
-
-if PLAN.comm and not DRAW_ONLY:
-
-    include: "workflow/rules/comm.smk"
-
-
-if PLAN.scaling and not DRAW_ONLY:
-
-    include: "workflow/rules/scaling.smk"
-
-
-if PLAN.scale and not DRAW_ONLY:
-
-    include: "workflow/rules/scale.smk"
+        include: f"workflow/rules/{part}.smk"
 
 
 include: "workflow/rules/report.smk"
