@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from fourminutes.files import write_text
 from fourminutes.plan import ModelName, ModelPlan
 from fourminutes.record import ReplayRecord, read_record
-from fourminutes.scale.validate import Held, held_against, rankings, verdict
+from fourminutes.report.evidence import Sourced
+from fourminutes.report.tables_validation import replays_table
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests"))
@@ -47,7 +46,8 @@ def main() -> None:
         if lack := missing():
             sys.exit(f"simulator.py: {lack}")
         measure(asked.out, asked.ranks, asked.networks, asked.repeats)
-    print(told([read_record(path, ReplayRecord) for path in sorted(asked.out.glob("*.json"))]))
+    records = [Sourced(path, read_record(path, ReplayRecord)) for path in sorted(asked.out.glob("*.json"))]
+    print(replays_table(records).markdown())
 
 
 def measure(out: Path, counts: list[int], networks: list[ModelName], repeats: int) -> None:
@@ -122,61 +122,6 @@ def latency_bound(ranks: int) -> Iterator[tuple[str, dict[str, Any]]]:
             f"{name}, a call a small tensor",
             {"backward_s": 0.1, "tensors": "small", "reduce": {"bucket_mib": 0.0001, "lanes": 1, **way}},
         )
-
-
-def told(records: list[ReplayRecord]) -> str:
-    """All cases as a table, and how near they were come to."""
-    held = [(record.settings.model.name, case) for record in records for case in held_against(record)]
-    rows = [
-        [
-            model,
-            case.processes,
-            case.case,
-            f"{case.measured_s:.2f} ({case.low_s:.2f} to {case.high_s:.2f})",
-            case.n,
-            f"{case.simulated_s:.2f}",
-            *(f"{error:+.0f}" for error in (case.error_percent, case.apart_percent, case.beside_percent)),
-        ]
-        for model, case in held
-    ]
-    head = [
-        "network",
-        "ranks",
-        "case",
-        "measured s (quartiles)",
-        "n",
-        "simulated s",
-        "off %",
-        "no overlap",
-        "full overlap",
-    ]
-    parts = [tabulate(rows, headers=head, tablefmt="pipe", disable_numparse=True)]
-    parts += [summed_up(name, [case for _, case in held if is_small(case) == small]) for name, small in SETS.items()]
-    pairs = [
-        right for record in records for *_, right in rankings([one for one in held_against(record) if is_small(one)])
-    ]
-    parts.append(f"Latency-bound pairs beyond their quartiles in the right order: {sum(pairs)} of {len(pairs)}.")
-    return "\n\n".join(parts)
-
-
-SETS = {"Wire-bound": False, "Latency-bound": True}
-
-
-def is_small(case: Held) -> bool:
-    """Whether it is one of the small tensors alone."""
-    return case.settings.tensors == "small"
-
-
-def summed_up(name: str, cases: list[Held]) -> str:
-    """One line for a set of cases."""
-    if not cases:
-        return f"{name}: none."
-    found = verdict(cases)
-    return (
-        f"{name}: n = {found.n}, off by {found.median:.1f} % (median), {found.worst:.1f} % at most "
-        f"(allowed {found.worst_allowed:.0f}); no overlap {found.apart_median:.1f} %, full overlap "
-        f"{found.beside_median:.1f} %."
-    )
 
 
 if __name__ == "__main__":

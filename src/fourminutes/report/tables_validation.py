@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fourminutes.plan import ReducePlan
 from fourminutes.record import ReplayRecord
@@ -13,6 +13,11 @@ from fourminutes.scale.validate import Held, held_against, rankings, verdict
 
 
 def validation_table(evidence: Evidence) -> Table:
+    """One row a replayed case of the records that the plan names."""
+    return replays_table(evidence.replays)
+
+
+def replays_table(replays: Sequence[Sourced[ReplayRecord]]) -> Table:
     """One row a replayed case."""
     columns = (
         Column("network", "network"),
@@ -35,10 +40,10 @@ def validation_table(evidence: Evidence) -> Table:
     )
     rows = tuple(
         Row(_cells(replay, case) | {"record": replay.path.as_posix()}, anchor=replay.anchor)
-        for replay in evidence.replays
+        for replay in replays
         for case in held_against(replay.record)
     )
-    return Table("validation", columns, rows, tuple(_notes(evidence)), empty="No step has been replayed yet.")
+    return Table("validation", columns, rows, tuple(_notes(replays)), empty="No step has been replayed yet.")
 
 
 def _signed(percent: float) -> str:
@@ -71,7 +76,7 @@ def _algorithm(reduce: ReducePlan) -> str:
     return reduce.algorithm if reduce.group_ranks is None else f"{reduce.algorithm} of {reduce.group_ranks}"
 
 
-def _notes(evidence: Evidence) -> Iterator[str]:
+def _notes(replays: Sequence[Sourced[ReplayRecord]]) -> Iterator[str]:
     yield (
         "Computing was replayed as timed waits, from measured moments of each gradient's readiness stretched to the "
         "length of the pass; buckets, threads and collectives are those of training."
@@ -80,14 +85,14 @@ def _notes(evidence: Evidence) -> Iterator[str]:
         "The simulation knows the collectives by themselves, on the same processes, and none of these steps. No "
         "overlap: computing, then all communication; full overlap: the longer of the pass and all communication."
     )
-    links = dict.fromkeys(replay.record.link for replay in evidence.replays if replay.record.link)
+    links = dict.fromkeys(replay.record.link for replay in replays if replay.record.link)
     if links:
         yield f"Links: {', '.join(links)}."
     for name, small in (("Wire-bound", False), ("Latency-bound, a call a small tensor", True)):
-        cases = [case for replay in evidence.replays for case in _of_kind(replay, small)]
+        cases = [case for replay in replays for case in _of_kind(replay, small)]
         if cases:
             yield _summed_up(name, cases)
-    pairs = [right for replay in evidence.replays for *_, right in rankings(_of_kind(replay, small=True))]
+    pairs = [right for replay in replays for *_, right in rankings(_of_kind(replay, small=True))]
     if pairs:
         yield (
             f"Of {len(pairs)} latency-bound pairs that differ in their arrangement alone, and by more than their "
