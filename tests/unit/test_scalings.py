@@ -13,6 +13,7 @@ import pytest
 import yaml
 from scaling_records import SPLIT, SPREAD, repeats, scaling_record
 from sweep_records import PROVENANCE
+from test_costmodel import comm_record
 
 from fourminutes.doctor.needs import jobs_of, needs_pictures
 from fourminutes.errors import UserError
@@ -25,6 +26,7 @@ from fourminutes.report.page import _origins as origins
 from fourminutes.report.scalings import efficiency, in_a_line, middle
 from fourminutes.report.summary import _measured_scaling
 from fourminutes.report.tables_scaling import measured_scaling_table
+from fourminutes.scale.network import Link
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN: dict[str, Any] = {
@@ -215,6 +217,25 @@ def test_what_was_measured_in_another_way_is_no_base(here: Path, other: str):
     write_record(plan.scaling_record("weak", 1), one.model_copy(update=changed))
     write_record(plan.scaling_record("weak", 2), scaling_record(plan, "weak", 2))
     assert [cell.of_process is None for cell in gather(plan).scalings] == [False, True]
+
+
+def test_real_training_is_held_against_its_prediction_by_hand(here: Path):
+    plan = plan_of(here, weak=SERIES)
+    for size, step_s in {1: 1.0, 2: 1.25}.items():
+        write_record(plan.scaling_record("weak", size), scaling_record(plan, "weak", size, step_s=step_s))
+    write_record(plan.comm_record, comm_record(Link(0.0, 1e15)))
+    one, two = measured_scaling_table(gather(plan)).rows
+    assert "predicted_ms" not in one.cells
+    # All of a step on one process but its wait for gradients, 0.125 s; messages take no time.
+    assert two.cells["predicted_ms"] == pytest.approx(875, rel=1e-6)
+    assert two.cells["off_percent"] == pytest.approx(100 * (0.875 / 1.25 - 1), rel=1e-6)
+
+
+def test_without_measured_collectives_nothing_is_predicted(here: Path):
+    plan = plan_of(here, weak=SERIES)
+    for size in (1, 2):
+        write_record(plan.scaling_record("weak", size), scaling_record(plan, "weak", size))
+    assert [row.cells.get("predicted_ms") for row in measured_scaling_table(gather(plan)).rows] == [None, None]
 
 
 # --- the report -----------------------------------------------------------------------------------------------------

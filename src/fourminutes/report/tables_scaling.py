@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fourminutes.errors import UserError
 from fourminutes.report import words
 from fourminutes.report.evidence import Evidence
 from fourminutes.report.scalings import STEP_PARTS, Estimated, Scaling, step_ms
 from fourminutes.report.table import Cell, Column, Row, Table, digits
+from fourminutes.scale.series import predicted_step_s
 
 
 def measured_scaling_table(evidence: Evidence) -> Table:
     """One row a series and number of processes."""
-    rows = tuple(Row(_cells(one), anchor=scaling_anchor(one)) for one in evidence.scalings)
+    rows = tuple(Row(_cells(one) | _prediction(one, evidence), anchor=scaling_anchor(one)) for one in evidence.scalings)
     return Table("scaling-measured", _columns(evidence), rows, tuple(_notes(evidence)))
 
 
@@ -38,6 +40,8 @@ def _columns(evidence: Evidence) -> tuple[Column, ...]:
         *_estimated("efficiency_percent", "eff. %", shown=False),
         *_estimated("node_efficiency_percent", "of nodes %", shown=False, hidden=no_nodes),
         Column("step_ms", "step ms", digits(1)),
+        Column("predicted_ms", "predicted ms", digits(1)),
+        Column("off_percent", "off %", digits(1)),
         *_shares(),
         Column("steps", "steps", digits(0), csv_only=True),
         Column("n", "n", digits(0)),
@@ -86,6 +90,25 @@ def _cells(one: Scaling) -> dict[str, Cell]:
     }
 
 
+def _prediction(one: Scaling, evidence: Evidence) -> dict[str, Cell]:
+    """What the simulation says of a weak series from its one process and the plan's own collectives, where both are."""
+    alone = next((other.record for other in evidence.scalings if _is_alone(other, one)), None)
+    comm = next((comm.record for comm in evidence.comms if comm.path == evidence.plan.comm_record), None)
+    if one.record.processes == 1 or one.record.measured.mode != "weak" or alone is None or comm is None:
+        return {}
+    try:
+        predicted_ms = 1e3 * predicted_step_s(one.record, alone, comm)
+    except UserError:  # its arrangement was not among those measured
+        return {}
+    return {"predicted_ms": predicted_ms, "off_percent": 100 * (predicted_ms / step_ms(one.record) - 1)}
+
+
+def _is_alone(other: Scaling, one: Scaling) -> bool:
+    """Whether it is the same series, of the same way to time it, on one process."""
+    same = (other.record.plan, other.record.series, other.record.measured.key)
+    return other.record.processes == 1 and same == (one.record.plan, one.record.series, one.record.measured.key)
+
+
 def _numbers(key: str, estimated: Estimated | None) -> dict[str, Cell]:
     if estimated is None:
         return {}
@@ -99,6 +122,11 @@ def _notes(evidence: Evidence) -> Iterator[str]:
         "batch / img/s; its shares are rank 0's; comm: waiting for gradients that no computing hides; least: of the "
         "process that waited least, which is what the reduction takes; where others wait longer, it is for a slow one."
     )
+    if any(_prediction(one, evidence) for one in evidence.scalings):
+        yield (
+            "predicted ms: the simulation, from the series on one process and the plan's collectives; off: how much "
+            "that is too long. It takes computing to be as fast as alone, which on shared cores it is not."
+        )
     if any(one.of_node for one in evidence.scalings):
         yield "of nodes %: share of as many times the rate of one full node."
     if skipped := [f"{one.label} on {one.record.processes}" for one in evidence.scalings if one.record.skipped_steps]:

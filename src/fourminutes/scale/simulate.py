@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -11,11 +11,13 @@ import numpy as np
 from fourminutes.comm.fit import UNLIMITED_BYTE_S
 from fourminutes.comm.tuner import Readiness
 from fourminutes.errors import UserError
-from fourminutes.plan import Plan, ReducePlan, ScalePlan
+from fourminutes.plan import Plan, ReducePlan, RunPlan, ScalePlan
 from fourminutes.record import (
     CommRecord,
     Epoch,
+    Placement,
     Prediction,
+    Reduction,
     RunRecord,
     ScaleRecord,
     StepTimes,
@@ -67,24 +69,48 @@ def compute_of(run: RunRecord, spread: float = 0.0) -> Compute:
     The measured backward pass is parted among the layers in proportion to their arithmetic. Tensors are the buckets
     that the run had, or, where it was one process alone, the network's own.
     """
-    times, micro_batches = _per_step(run), run.settings.micro_batches
-    last_s = times["backward_s"] / micro_batches
-    by_tensor = readiness(layers_of(run.settings.model, run.class_count), last_s)
+    buckets = run.reduction.buckets if run.reduction else None
+    return compute_from(_per_step(run), run.settings, run.class_count, buckets, spread)
+
+
+def compute_from(
+    times: Mapping[str, float],
+    settings: RunPlan,
+    class_count: int,
+    buckets: Sequence[int] | None,
+    spread: float = 0.0,
+) -> Compute:
+    """One process's own part of a step, from the seconds a step of `OWN_PARTS`.
+
+    Args:
+        times: seconds by name of the part; of all micro-batches together.
+        settings: network and micro-batches.
+        class_count: of the network's last layer.
+        buckets: elements of each, in the order of reduction; None takes the network's own tensors.
+        spread: see `Compute`.
+    """
+    last_s = times["backward_s"] / settings.micro_batches
+    by_tensor = readiness(layers_of(settings.model, class_count), last_s)
     return Compute(
         input_s=times["input_wait_s"],
         forward_s=times["forward_s"] + times["backward_s"] - last_s,
-        readiness=_by_bucket(by_tensor, run.reduction.buckets) if run.reduction else by_tensor,
+        readiness=_by_bucket(by_tensor, buckets) if buckets else by_tensor,
         optimizer_s=times["optimizer_s"],
         spread=spread,
     )
 
 
 def reduce_of(run: RunRecord) -> ReducePlan:
-    """How the run's gradients are averaged, for the tensors of `compute_of`; a GPU has one lane."""
-    lanes = 1 if run.placement.backend == "nccl" else run.settings.reduce.lanes
-    if run.reduction is None:
-        return run.settings.reduce.model_copy(update={"lanes": lanes})
-    return run.reduction.settings.model_copy(update={"lanes": lanes, "bucket_mib": _NOTHING_MIB, "segments": ()})
+    """How the run's gradients are averaged, for the tensors of `compute_of`."""
+    return reduce_from(run.settings.reduce, run.reduction, run.placement)
+
+
+def reduce_from(asked: ReducePlan, reduction: Reduction | None, placement: Placement) -> ReducePlan:
+    """What was asked for, or in its place what was chosen, with buckets as they were; a GPU has one lane."""
+    lanes = 1 if placement.backend == "nccl" else asked.lanes
+    if reduction is None:
+        return asked.model_copy(update={"lanes": lanes})
+    return reduction.settings.model_copy(update={"lanes": lanes, "bucket_mib": _NOTHING_MIB, "segments": ()})
 
 
 def _by_bucket(by_tensor: Readiness, buckets: Sequence[int]) -> Readiness:
@@ -103,10 +129,11 @@ def _per_step(run: RunRecord) -> dict[str, float]:
     epochs = [(epoch.times, _batches(epoch, start)) for epoch, start in zip(run.epochs, starts, strict=False)]
     # The first epoch warms caches and allocators up.
     later = epochs[1:] or epochs
-    return {part: statistics.median(_seconds(times, part) / batches for times, batches in later) for part in _OWN}
+    return {part: statistics.median(_seconds(times, part) / batches for times, batches in later) for part in OWN_PARTS}
 
 
-_OWN = ("input_wait_s", "forward_s", "backward_s", "optimizer_s")
+#: What a process does by itself, as `StepTimes` has it.
+OWN_PARTS = ("input_wait_s", "forward_s", "backward_s", "optimizer_s")
 
 
 def _seconds(times: StepTimes, part: str) -> float:
