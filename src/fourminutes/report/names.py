@@ -25,6 +25,7 @@ TABLES = {
         "step's time goes."
     ),
     "scaling": "Predicted efficiency by number of processes, the batch of each process kept.",
+    "what-if": "What would change the recorded runs over several processes, one thing at a time.",
     "validation": "Simulated steps against measured ones that nothing was fitted to, over limited links.",
     "p40": "The paper's cluster by the same model, from what is known of it, and whether that holds what is published.",
     "sensitivity": "What the model of the paper's cluster assumes, and how far each assumption moves each point.",
@@ -111,6 +112,7 @@ def _applies(name: str, plan: Plan) -> bool:
         "scaling-measured": plan.scaling or plan.report.scaling_records,
         "scaling": plan.scale or plan.report.scale_record,
         "data": plan.data,
+        "what-if": plan.scale and plan.comm and any(run.processes > 1 for run in plan.runs.values()),
         "validation": plan.report.replays,
     }
     return bool(has.get(name, True))

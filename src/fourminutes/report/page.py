@@ -78,6 +78,7 @@ SECTIONS = (
             ("figure", "throughput"),
             ("figure", "efficiency"),
             ("table", "scaling"),
+            ("table", "what-if"),
             ("figure", "validation"),
             ("table", "validation"),
             ("figure", "p40"),

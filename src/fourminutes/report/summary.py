@@ -12,6 +12,10 @@ from fourminutes.report.claims import Verdict
 from fourminutes.report.evidence import Evidence, Run, Sourced
 from fourminutes.report.figures_runs import TIME_PARTS
 from fourminutes.report.published import Headline, published
+from fourminutes.report.tables_whatif import changes
+
+# Among the changes: what is no change, and what changes more than speed.
+_NO_CHANGE = ("measured", "as it is", "network x2")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def _runs(evidence: Evidence) -> list[str]:
         return []
     told = [_what(evidence), _accuracy(evidence), _throughput(evidence), _time(evidence)]
     told += [_collectives(comm.record) for comm in evidence.comms[:1]]
-    return told + _measured_scaling(evidence) + _prediction(evidence)
+    return told + _measured_scaling(evidence) + _prediction(evidence) + _what_helps(evidence)
 
 
 def key_numbers(evidence: Evidence) -> list[KeyNumber]:
@@ -202,6 +206,21 @@ def _prediction(evidence: Evidence) -> list[str]:
     return [
         f"At {words.count(largest[0].processes, 'process')}, the largest size predicted, the fitted model gives "
         f"{_range(largest)} % efficiency over runs and algorithms (extrapolated{measured}, all links taken as alike)."
+    ]
+
+
+def _what_helps(evidence: Evidence) -> list[str]:
+    """What one change would gain most for the largest run over several processes, beside a faster network."""
+    told = list(changes(evidence))
+    if not told:
+        return []
+    largest = max((run for run, _ in told), key=lambda run: run.record.settings.processes)
+    gains = {change.change: change.change_percent for run, change in told if run is largest}
+    best = max((name for name in gains if name not in _NO_CHANGE), key=gains.__getitem__)
+    processes = words.count(largest.record.settings.processes, "process")
+    return [
+        f"For {largest.label}, over {processes}, {best} would gain most of what was simulated, {gains[best]:+.0f} % of "
+        f"images/s, and a network twice as fast {gains['network x2']:+.0f} %."
     ]
 
 

@@ -96,8 +96,8 @@ def what_if(plan: Plan, catalogue: Catalogue) -> WhatIf:
 _ASSUMED = ScalePlan(world_sizes=(1,))
 
 
-def changes_of(run: RunRecord, comm: CommRecord, settings: ScalePlan, catalogue: Catalogue) -> Iterator[Change]:
-    """What was measured, what the simulation gives for it, and for each change."""
+def changes_of(run: RunRecord, comm: CommRecord, settings: ScalePlan, catalogue: Catalogue | None) -> Iterator[Change]:
+    """What was measured, what the simulation gives for it, and for each change; `catalogue` knows devices' rates."""
     base = _base(run, comm, settings)
     as_is = base.step()
     yield _measured(run, as_is)
@@ -175,7 +175,7 @@ def _range(run: RunRecord) -> tuple[float, float, float]:
 
 
 def _half(
-    run: RunRecord, comm: CommRecord, settings: ScalePlan, base: _Setting, as_is: Step, catalogue: Catalogue
+    run: RunRecord, comm: CommRecord, settings: ScalePlan, base: _Setting, as_is: Step, catalogue: Catalogue | None
 ) -> Change:
     """Half the bytes on the wire, and, on a device with both rates in the catalogue, faster passes."""
     half = replace(base, reduce=base.reduce.model_copy(update={"wire": "fp16"}), costs=costs_of(comm, "fp16", settings))
@@ -188,8 +188,10 @@ def _half(
     return _change(run, "half precision", half, half.step(), as_is, f"wire, and computing x{factor:.2f} as catalogued")
 
 
-def _device_of(run: RunRecord, catalogue: Catalogue) -> Device | None:
+def _device_of(run: RunRecord, catalogue: Catalogue | None) -> Device | None:
     """The catalogue's device that the run computed on, where its name says so."""
+    if catalogue is None:
+        return None
     words = run.placement.device.replace("-", " ").split()
     names = [name for name in catalogue.devices if name.split("-")[0] in words]
     return catalogue.devices[names[0]] if names else None
