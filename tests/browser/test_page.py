@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.sync_api import Browser, Page
+from sweep_records import PROVENANCE
 from test_report import RUNS, comm_record, plan_blocks, plan_of, record_all
 
 from fourminutes.report import make_report
@@ -83,20 +84,53 @@ def test_a_number_is_followed_to_its_record_and_the_command_that_made_it(opened:
     page = opened.page
     run = next(iter(RUNS))
     page.locator("#table-runs tbody").get_by_role("link", name=run).click()
-    record = page.locator(f"#record-made-{run}")
-    assert record.evaluate("details => details.open")
+    record = page.locator("details", has=page.locator(f"#record-made-{run}"))
     command = record.locator("dt", has_text="command").locator("+ dd")
     assert command.is_visible()
-    assert command.inner_text()
+    assert command.inner_text() == PROVENANCE.command
     assert record.locator("summary code").inner_text() == f"results/made/runs/{run}.json"
 
 
-@pytest.mark.parametrize("table", ["allreduce", "validation", "scaling"])
+def test_the_arms_of_a_claim_lead_to_their_records(opened: Opened) -> None:
+    row = opened.page.locator("#table-claims tbody tr").first
+    links = row.get_by_role("link").evaluate_all("links => links.map(link => [link.textContent, link.hash])")
+    assert links == [["lars-512", "#sweep-lars-512"], ["sgd-512", "#sweep-sgd-512"]]
+
+
+def compared(page: Page) -> dict[str, list[str]]:
+    """The visible rows of the comparison: what, and the visible runs' values."""
+    rows = page.locator("#table-compare tr:visible").evaluate_all(
+        "rows => rows.map(row => [...row.cells].filter(cell => !cell.hidden).map(cell => cell.textContent))"
+    )
+    return {what: values for what, *values in rows}
+
+
+def test_the_chosen_runs_are_compared_by_what_differs_among_them_alone(opened: Opened) -> None:
+    page = opened.page
+    names = list(RUNS)
+    assert compared(page)["what"] == names
+    assert compared(page)["optimizer.kind"] == ["sgd", "lars", "lars"]
+    page.get_by_role("checkbox", name=names[0]).press("Space")
+    both = compared(page)
+    assert both["what"] == names[1:]
+    assert both["batch.global_batch"] == ["512", "1024"]
+    assert "optimizer.kind" not in both
+    assert both["top-1, %"] == ["80.0", "80.0"]
+    settings = [row for row in both if "." in row or row == "processes"]
+    assert page.get_by_role("status").inner_text() == f"2 runs, {len(settings)} settings differ"
+    page.get_by_role("checkbox", name=names[0]).check()
+    page.get_by_role("checkbox", name=names[2]).uncheck()
+    assert "reduce.trace_step" not in compared(page)
+    page.get_by_role("checkbox", name=names[1]).uncheck()
+    assert page.get_by_role("status").inner_text() == "Choose two runs or more."
+
+
+@pytest.mark.parametrize("table", ["allreduce", "data", "ledger", "scaling", "sweeps", "validation"])
 def test_every_measured_or_predicted_row_leads_to_a_record_that_is_there(opened: Opened, table: str) -> None:
     page = opened.page
     links = page.locator(f"#table-{table} tbody tr > :first-child a")
     assert links.count() == page.locator(f"#table-{table} tbody tr").count() > 0
-    for target in set(links.evaluate_all("links => links.map(link => link.getAttribute('href'))")):
+    for target in set(links.evaluate_all("links => links.map(link => link.hash)")):
         assert page.locator(target).locator("dt", has_text="command").count() == 1
 
 
@@ -113,6 +147,8 @@ def test_a_figure_fills_the_window_and_goes_back(opened: Opened) -> None:
     assert not zoom.is_visible()
     drawing.click()
     assert zoom.is_visible()
+    zoom.get_by_role("button", name="Close").click()
+    assert not zoom.is_visible()
 
 
 PHONES = pytest.mark.parametrize("opened", [{"viewport": PHONE}], indirect=True)
@@ -122,6 +158,18 @@ PHONES = pytest.mark.parametrize("opened", [{"viewport": PHONE}], indirect=True)
 def test_a_phone_scrolls_tables_and_never_the_page_sideways(opened: Opened) -> None:
     root = "document.documentElement"
     assert opened.page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
+
+
+@PHONES
+def test_a_figure_is_larger_on_a_phone_when_it_fills_the_window(opened: Opened) -> None:
+    drawing = opened.page.locator("#figure-allreduce .drawing")
+    before = drawing.locator("svg").bounding_box()
+    drawing.click()
+    after = opened.page.locator("dialog.zoom svg").bounding_box()
+    assert before is not None
+    assert after is not None
+    assert after["width"] > 1.2 * before["width"]
+    assert after["height"] < PHONE["height"]
 
 
 LOOKS = pytest.mark.parametrize(
@@ -157,7 +205,22 @@ def axe(page: Page) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("opened", [{"java_script_enabled": False}], indirect=True)
+WITHOUT_SCRIPTS = pytest.mark.parametrize("opened", [{"java_script_enabled": False}], indirect=True)
+
+
+@WITHOUT_SCRIPTS
+def test_without_scripts_all_runs_stand_side_by_side_and_a_link_opens_its_record(opened: Opened) -> None:
+    page = opened.page
+    assert page.get_by_role("checkbox").count() == 0
+    headings = page.locator("#table-compare thead th")
+    assert headings.all_inner_texts() == ["what", *RUNS]
+    headings.get_by_role("link").first.click()
+    command = page.locator(":target dt", has_text="command").locator("+ dd")
+    command.wait_for(state="visible")
+    assert command.inner_text() == PROVENANCE.command
+
+
+@WITHOUT_SCRIPTS
 def test_without_scripts_all_tables_and_figures_are_there_to_read(opened: Opened) -> None:
     page = opened.page
     assert page.locator("main table").count() >= 10
@@ -169,7 +232,10 @@ def test_without_scripts_all_tables_and_figures_are_there_to_read(opened: Opened
 
 
 def test_it_prints_with_its_records(opened: Opened, tmp_path: Path) -> None:
+    ledger = opened.page.locator("#table-ledger tbody tr").first
+    assert not ledger.is_visible()
     opened.page.pdf(path=tmp_path / "report.pdf", format="A4")
     printed = (tmp_path / "report.pdf").read_bytes()
     assert printed.startswith(b"%PDF")
     assert printed.count(b"/Type /Page\n") + printed.count(b"/Type /Page ") >= 3
+    assert ledger.is_visible()

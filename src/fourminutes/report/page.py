@@ -43,8 +43,9 @@ SECTIONS = (
     (
         "runs",
         "Runs",
-        (("table", "runs"), ("figure", "accuracy"), ("figure", "time-split"), ("table", "compare")),
+        (("table", "runs"), ("figure", "accuracy"), ("figure", "time-split")),
     ),
+    ("compare", "Compare", (("table", "compare"),)),
     ("data", "Data", (("table", "data"),)),
     (
         "paper",
@@ -92,6 +93,8 @@ SECTIONS = (
 _WITH_PUBLISHED = ("ablations", "half-precision", "throughput", "efficiency")
 #: Tables that are too long to lie open.
 FOLDED = ("ledger",)
+#: Tables whose columns are runs: sorted by one of them, they would only lose their order.
+UNSORTED = ("compare",)
 # Colours that follow the page's light or dark; the others stand on both.
 _ADAPTIVE = {
     drawing.INK: "var(--ink)",
@@ -111,6 +114,11 @@ class Origin:
     path: str
     lines: tuple[tuple[str, str], ...]
 
+    @property
+    def written(self) -> str | None:
+        """When; None for a record that notes no time, so that equal data give equal bytes."""
+        return dict(self.lines).get("written")
+
 
 def page(evidence: Evidence, tables: dict[str, Table], figures: dict[str, dict[str, bytes]]) -> str:
     """The whole page as HTML; figures stand in it as SVG."""
@@ -121,6 +129,7 @@ def page(evidence: Evidence, tables: dict[str, Table], figures: dict[str, dict[s
         sections=_sections(tables, figures),
         claims=evidence.judgements,
         folded=FOLDED,
+        unsorted=UNSORTED,
         tables=tables,
         figures={name: Markup(inline_svg(forms["svg"].decode(), name)) for name, forms in figures.items()},
         table_captions=TABLES,
@@ -129,7 +138,8 @@ def page(evidence: Evidence, tables: dict[str, Table], figures: dict[str, dict[s
         figure_formats=FIGURE_FORMATS,
         origins={name: _shown_origins(name, evidence) for name in figures},
         records=_origins(evidence),
-        newest=max((record.lines[-1][1] for record in _origins(evidence)), default=None),
+        named=_named(evidence),
+        newest=max((record.written for record in _origins(evidence) if record.written), default=None),
         sources=published().sources,
         sort_key=_sort_key,
         style=Markup((_HERE / "style" / "page.css").read_text(encoding="utf-8")),
@@ -208,7 +218,27 @@ def _origins(evidence: Evidence) -> list[Origin]:
         Origin(sourced.anchor, kind, sourced.path.as_posix(), _provenance_lines(sourced.record.provenance))
         for kind, sourced in _measured(evidence)
     ]
-    return runs + sweeps + [_scaling_origin(one) for one in evidence.scalings] + measured
+    return runs + sweeps + [_scaling_origin(one) for one in evidence.scalings] + measured + _data_origin(evidence)
+
+
+def _named(evidence: Evidence) -> dict[str, str]:
+    """Places of the runs' and sweeps' records by name, so that each leads there wherever a table has it."""
+    runs = {run.label: anchor(run) for run in evidence.runs}
+    sweeps = {arm.name: arm_anchor(arm) for arm in evidence.arms}
+    return {name: place for name, place in (runs | sweeps).items() if not (name in runs and name in sweeps)}
+
+
+def _data_origin(evidence: Evidence) -> list[Origin]:
+    """The manifest: it notes neither machine nor time, for equal pictures give equal bytes on any."""
+    if evidence.manifest is None:
+        return []
+    manifest = evidence.manifest.record
+    lines = (
+        ("data set", manifest.dataset_hash),
+        ("recipe", ", ".join(f"{key} {value}" for key, value in manifest.recipe.model_dump(exclude_none=True).items())),
+        ("command", f"not noted; the same again by: snakemake data --config plan={evidence.plan.name}"),
+    )
+    return [Origin(evidence.manifest.anchor, "data set", evidence.manifest.path.as_posix(), lines)]
 
 
 def _scaling_origin(one: Scaling) -> Origin:

@@ -83,12 +83,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One row; `anchor` is the record it can be traced to, `emphasis` sets it off."""
+    """One row; `anchor` is the record it can be traced to, `emphasis` sets it off, `group` is its kind."""
 
     cells: dict[str, Cell]
     origin: Literal["measured", "published", "predicted"] = "measured"
     anchor: str | None = None
     emphasis: bool = False
+    group: str = ""
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,9 @@ def ledger_table(evidence: Evidence) -> Table:
         Column("diverged", "diverged"),
         Column("wall_s", "time", words.duration),
     )
-    rows = tuple(Row(_trial_cells(arm, trial)) for arm in evidence.arms for trial in arm.record.trials)
+    rows = tuple(
+        Row(_trial_cells(arm, trial), anchor=arm_anchor(arm)) for arm in evidence.arms for trial in arm.record.trials
+    )
     notes = (
         "tuning, reported: top-1 on the pictures that choose values and on the others, which have no say in it; loss: "
         "on the training set in the last epoch; skipped: batches without a step, for an overflow in fp16.",

@@ -35,7 +35,7 @@ def _settings(runs: tuple[Run, ...]) -> Iterator[Row]:
     for key in keys:
         values = [settings.get(key) for settings in flat]
         if len(set(values)) > 1:
-            yield _row(runs, key, values)
+            yield _row(runs, key, values, "setting")
 
 
 def _flat(settings: dict[str, Any], before: str = "") -> Iterator[tuple[str, str | None]]:
@@ -65,6 +65,6 @@ def _outcomes(runs: tuple[Run, ...]) -> Iterator[Row]:
         yield _row(runs, f"{label}, %", [f"{run.percent(part):.1f}" for run in runs])
 
 
-def _row(runs: tuple[Run, ...], what: str, values: list[str | None]) -> Row:
+def _row(runs: tuple[Run, ...], what: str, values: list[str | None], group: str = "outcome") -> Row:
     cells: dict[str, Cell] = {"what": what}
-    return Row(cells | {run.label: value for run, value in zip(runs, values, strict=True)})
+    return Row(cells | {run.label: value for run, value in zip(runs, values, strict=True)}, group=group)

@@ -90,7 +90,10 @@ def data_table(evidence: Evidence) -> Table:
         return Table("data", columns, ())
     manifest = evidence.manifest.record
     rows = tuple(
-        Row({"split": name, "dataset_hash": manifest.dataset_hash, **_split_cells(split)})
+        Row(
+            {"split": name, "dataset_hash": manifest.dataset_hash, **_split_cells(split)},
+            anchor=evidence.manifest.anchor,
+        )
         for name, split in manifest.splits.items()
     )
     checked = f"; totals checked as those of {manifest.expected}" if manifest.expected else ""
