@@ -15,9 +15,6 @@ from fourminutes import __version__
 from fourminutes.cli_comm import JsonOption, comm_app
 from fourminutes.cli_doctor import doctor
 from fourminutes.cli_scale import PlanOption, scale_app
-from fourminutes.cli_scale_plan import plan_
-from fourminutes.cli_scale_profile import profile
-from fourminutes.cli_scale_replay import replay
 from fourminutes.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Interrupted, RunFailed, UserError
 from fourminutes.plan import ResplitPlan, RunPlan, load_plan, run_of
 
@@ -32,14 +29,6 @@ data_app = typer.Typer(help="Index, shard and verify ImageNet.", no_args_is_help
 app.add_typer(data_app, name="data")
 app.add_typer(comm_app, name="comm")
 app.add_typer(scale_app, name="scale")
-scale_app.command("plan", epilog="Example: fourminutes scale plan --target-minutes 10 --price P40=0.4,H200=3")(plan_)
-scale_app.command(
-    epilog="Examples: fourminutes scale profile --model resnet50 --device cuda --precision half --out profile.json; "
-    "fourminutes scale profile --model resnet50 --tflops 11.8 --memory-gb-s 346 --out p40.json"
-)(profile)
-scale_app.command(
-    epilog="Example: fourminutes launch --processes 4 -- fourminutes scale replay cases.yaml --out replay.json"
-)(replay)
 app.command(epilog="Example: fourminutes doctor --plan config/plans/ilsvrc2012.yaml")(doctor)
 
 SplitOption = Annotated[Literal["train", "val"], typer.Option(help="train or val")]

@@ -8,9 +8,21 @@ from typing import Annotated
 import typer
 
 from fourminutes.cli_comm import JsonOption, require_json
+from fourminutes.cli_scale_plan import plan_
+from fourminutes.cli_scale_profile import profile
+from fourminutes.cli_scale_replay import replay
 from fourminutes.plan import load_plan, series_settings
 
 scale_app = typer.Typer(help="Measure and predict other sizes.", no_args_is_help=True, rich_markup_mode=None)
+scale_app.command("plan", epilog="Example: fourminutes scale plan --target-minutes 10 --price P40=0.4,H200=3")(plan_)
+scale_app.command(
+    epilog="Examples: fourminutes scale profile --model resnet50 --device cuda --precision half --out profile.json; "
+    "fourminutes scale profile --model resnet50 --tflops 11.8 --memory-gb-s 346 --out p40.json"
+)(profile)
+scale_app.command(
+    epilog="Example: fourminutes launch --processes 4 -- fourminutes scale replay cases.yaml --out replay.json"
+)(replay)
+
 PlanOption = Annotated[Path, typer.Option("--plan", help="plan file, such as config/plans/demo.yaml")]
 
 

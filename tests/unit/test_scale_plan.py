@@ -20,7 +20,6 @@ from fourminutes.scale.answers import Answer, Row
 from fourminutes.scale.catalogue import CATALOGUE, ENDS, Catalogue, End, figures, read_catalogue
 from fourminutes.scale.clusters import (
     Cluster,
-    Fastest,
     Task,
     compute_on,
     energy_kwh,
@@ -32,6 +31,7 @@ from fourminutes.scale.clusters import (
 )
 from fourminutes.scale.knee import knee_at
 from fourminutes.scale.limits import budgets, layers, memory_gib, most_images
+from fourminutes.scale.network import Fastest
 from fourminutes.scale.plan_tables import nearest_missing, smallest_reaching, sort_key
 from fourminutes.scale.planner import Question, plan_clusters
 from fourminutes.scale.step import simulate_step
@@ -87,7 +87,7 @@ def test_a_row_is_the_simulators_step(answer: Answer, device: str, devices: int,
         step = simulate_step(
             compute_on(HARDWARE, device, task, one.per_device, end),
             ReducePlan(wire="fp16", bucket_mib=one.bucket_mib, lanes=1),
-            Fastest(network_of(HARDWARE, Cluster(device, devices, network), end)),
+            Fastest(network_of(HARDWARE, Cluster(device, devices, network), end), ("ring", "hierarchical", "torus")),
             devices,
             8,
         )

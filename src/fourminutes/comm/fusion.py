@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from fourminutes.plan import WIRE_BYTES, ReducePlan
+from fourminutes.plan import ReducePlan
 
 #: Numbers of tensors, in the model's order from 0, that are fused; the buckets in the order of their reduction.
 Fused = tuple[tuple[int, ...], ...]
@@ -66,8 +66,3 @@ def fuse_by_segments(tensors: int, starts: Sequence[int]) -> Fused:
 def buckets_of(tensor_bytes: Sequence[int], reduce: ReducePlan) -> Fused:
     """The tensors that travel together: up to `bucket_mib`, or in segments."""
     return fuse(tensor_bytes, threshold_bytes=reduce.bucket_mib * 2**20, segments=reduce.segments)
-
-
-def message_bytes(tensor_bytes: Sequence[int], buckets: Fused, reduce: ReducePlan) -> list[float]:
-    """Size of every bucket on the wire; `tensor_bytes` are of fp32."""
-    return [sum(tensor_bytes[number] for number in bucket) * WIRE_BYTES[reduce.wire] / 4 for bucket in buckets]

@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 
 from fourminutes.comm.collectives import ALGORITHMS
-from fourminutes.comm.fusion import buckets_of, message_bytes
+from fourminutes.comm.fusion import buckets_of
 from fourminutes.comm.group import device_of, process_group
 from fourminutes.comm.launch import Launch, resolve_launch
 from fourminutes.comm.ready import readiness_of
@@ -18,7 +18,7 @@ from fourminutes.comm.replay import replay_steps
 from fourminutes.comm.timing import arrangements, time_calls
 from fourminutes.comm.topology import Topology, discover, placement
 from fourminutes.comm.tune import require_several
-from fourminutes.comm.tuner import Readiness, stretched
+from fourminutes.comm.tuner import Readiness, messages_of, stretched
 from fourminutes.errors import UserError
 from fourminutes.models import build_model
 from fourminutes.plan import ReducePlan, Wire
@@ -158,9 +158,9 @@ def _largest_bytes(record: ReplayRecord) -> dict[Wire, float]:
     found: dict[Wire, float] = {}
     whole = Readiness(record.tensor_bytes, record.ready_s)
     for case in record.settings.cases.values():
-        sizes = _readiness_of(whole, case).tensor_bytes
-        messages = message_bytes(sizes, buckets_of(sizes, case.reduce), case.reduce)
-        found[case.reduce.wire] = max(found.get(case.reduce.wire, 0.0), *messages)
+        own = _readiness_of(whole, case)
+        messages = messages_of(own, buckets_of(own.tensor_bytes, case.reduce), case.reduce.wire)
+        found[case.reduce.wire] = max(found.get(case.reduce.wire, 0.0), *(size for _, size in messages))
     return found
 
 

@@ -178,7 +178,7 @@ def _fusion(
     """Buckets wait until their last tensor is ready, and for those before them; they are reduced one after another."""
     buckets = fuse_by_size(readiness.tensor_bytes, threshold_bytes)
     end_s = 0.0
-    for ready_s, message_bytes in _messages(readiness, buckets, wire):
+    for ready_s, message_bytes in messages_of(readiness, buckets, wire):
         end_s = max(end_s, ready_s) + predicted_s(curves, choices, message_bytes)
     return Fusion(
         bucket_mib=threshold_bytes / 2**20,
@@ -187,8 +187,8 @@ def _fusion(
     )
 
 
-def _messages(readiness: Readiness, buckets: Sequence[Sequence[int]], wire: Wire) -> Iterator[tuple[float, float]]:
-    """Moment of readiness and bytes on the wire of every bucket; none goes before those before it are ready."""
+def messages_of(readiness: Readiness, buckets: Sequence[Sequence[int]], wire: Wire) -> Iterator[tuple[float, float]]:
+    """Moment of readiness in seconds, and bytes on the wire, of every bucket; none goes before those before it."""
     ready_s = 0.0
     for bucket in buckets:
         ready_s = max(ready_s, *(readiness.ready_s[number] for number in bucket))

@@ -17,7 +17,7 @@ from fourminutes.record.base import Record
 from fourminutes.scale.catalogue import ENDS, Catalogue, End, Precision, Rate
 from fourminutes.scale.layers import readiness
 from fourminutes.scale.limits import ELEMENT_BYTES, Trained, layers, parameters
-from fourminutes.scale.network import Link, Network, Part, total_s
+from fourminutes.scale.network import Fastest, Link, Network
 from fourminutes.scale.step import Compute, Step, simulate_step
 
 TRAIN_IMAGES = 1_281_167
@@ -51,29 +51,11 @@ class Ranged(Record):
     high: float
 
 
-@dataclass(frozen=True)
-class Fastest:
-    """For every message the fastest of the three all-reduces, as a tuned hybrid takes it (`Costs`)."""
-
-    network: Network
-
-    def parts(self, algorithm: str, message_bytes: float, processes: int, group_ranks: int) -> tuple[Part, ...]:
-        """The stages of the fastest one, whatever is asked for."""
-        del algorithm
-        return _fastest(self.network, message_bytes, processes, group_ranks)
-
-
-@cache
-def _fastest(network: Network, message_bytes: float, processes: int, group_ranks: int) -> tuple[Part, ...]:
-    ways = (network.parts(name, message_bytes, processes, group_ranks) for name in ("ring", "hierarchical", "torus"))
-    return min(ways, key=total_s)
-
-
 def step_of(catalogue: Catalogue, cluster: Cluster, task: Task, end: End, *, alike: bool = False) -> Step:
     """The step that the simulator gives, in groups of a node's devices; `alike`: as if no device were ever late."""
     images = task.batch / cluster.devices
     reduce = ReducePlan(wire="fp16" if task.precision == "half" else "fp32", bucket_mib=task.bucket_mib, lanes=1)
-    costs = Fastest(network_of(catalogue, cluster, end))
+    costs = Fastest(network_of(catalogue, cluster, end), ("ring", "hierarchical", "torus"))
     compute = compute_on(catalogue, cluster.device, task, images, end)
     compute = replace(compute, spread=0.0) if alike else compute
     return simulate_step(compute, reduce, costs, cluster.devices, costs.network.node_ranks)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol
 
 from fourminutes.errors import UserError
@@ -146,3 +147,28 @@ class Network:
             return "inner", self.inner
         both = (self.inner, self.outer) if self.node_ranks > 1 else (self.outer,)
         return "outer", Link(max(link.latency_s for link in both), min(link.bandwidth_byte_s for link in both))
+
+
+@dataclass(frozen=True)
+class Fastest:
+    """For every message the fastest of some arrangements, as a well tuned hybrid takes it (`Costs`).
+
+    Attributes:
+        network: the links.
+        algorithms: names of the arrangements.
+    """
+
+    network: Network
+    algorithms: tuple[str, ...]
+
+    def parts(self, algorithm: str, message_bytes: float, processes: int, group_ranks: int) -> tuple[Part, ...]:
+        """The stages of the fastest one, whatever is asked for."""
+        del algorithm
+        return _fastest(self.network, self.algorithms, message_bytes, processes, group_ranks)
+
+
+@lru_cache(maxsize=65_536)
+def _fastest(
+    network: Network, algorithms: tuple[str, ...], message_bytes: float, processes: int, group_ranks: int
+) -> tuple[Part, ...]:
+    return min((network.parts(name, message_bytes, processes, group_ranks) for name in algorithms), key=total_s)

@@ -14,35 +14,31 @@ from typing import Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy.stats import qmc
 
-from fourminutes.plan import ModelPlan, ReducePlan
-from fourminutes.scale.layers import Layer, layers_of, readiness
-from fourminutes.scale.network import Link, Network, Part, total_s
-from fourminutes.scale.step import Compute, Step, simulate_step
+from fourminutes.facts import Claim
+from fourminutes.plan import ReducePlan
+from fourminutes.scale.clusters import minutes_of
+from fourminutes.scale.layers import readiness
+from fourminutes.scale.limits import Trained, layers, parameters
+from fourminutes.scale.network import Fastest, Link, Network
+from fourminutes.scale.step import ALONE_MIB, Compute, Step, simulate_step
 
 _FILE = Path(__file__).with_name("p40.yaml")
 _DRAWS, _SEED = 128, 1807
-_IMAGES, _CLASSES = 1_281_167, 1000
-_NOTHING_MIB = 1e-9
 
-Trained = Literal["resnet50", "alexnet_bn"]
 #: Gradient tensors with which the second segment begins, at 1,024 devices (the authors' article).
 SEGMENTS: Mapping[Trained, int] = {"resnet50": 76, "alexnet_bn": 20}
 _EPOCHS: Mapping[Trained, int] = {"resnet50": 90, "alexnet_bn": 95}
 _BATCH = 65_536
 
 
-class Range(BaseModel):
-    """What a constant may be."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Range(Claim):
+    """What a constant may be; its source is a key into those of the published numbers."""
 
     low: float
     high: float
-    certainty: Literal["confirmed", "derived", "unconfirmed"]
-    source: str = Field(description="key into the published numbers' sources")
     note: str
     choices: tuple[float, ...] = Field((), description="the only values, where there are few")
 
@@ -158,8 +154,7 @@ def value_of(point: Point, values: Values) -> float:
     step = step_of(point.model, point.devices, values)
     match point.quantity:
         case "minutes":
-            steps = _EPOCHS[point.model] * _IMAGES / _BATCH
-            return steps * step.total_s * (1 + values["other_share"]) / 60
+            return minutes_of(_EPOCHS[point.model], _BATCH / step.total_s, values["other_share"])
         case "efficiency":
             return step.efficiency_percent
         case "speed-up":
@@ -169,14 +164,14 @@ def value_of(point: Point, values: Values) -> float:
 def step_of(model: Trained, devices: int, values: Values) -> Step:
     """A step with the paper's tricks: half precision, two segments, for each the faster of ring and hierarchy."""
     reduce = ReducePlan(wire="fp16", front_end="flat", segments=(SEGMENTS[model],), lanes=1)
-    costs = Faster(network_of(values))
+    costs = Fastest(network_of(values), ("ring", "hierarchical"))
     return simulate_step(_compute(model, devices, values), reduce, costs, devices, int(values["group_ranks"]))
 
 
 def baseline_of(model: Trained, devices: int, values: Values) -> Step:
     """A step with one call of the library's ring for each tensor; computing is the same."""
     wire: Literal["fp16", "fp32"] = "fp16" if values["baseline_wire_byte"] == 2 else "fp32"
-    reduce = ReducePlan(wire=wire, bucket_mib=_NOTHING_MIB, lanes=1)
+    reduce = ReducePlan(wire=wire, bucket_mib=ALONE_MIB, lanes=1)
     return simulate_step(_compute(model, devices, values), reduce, network_of(values), devices)
 
 
@@ -187,53 +182,31 @@ def network_of(values: Values) -> Network:
     return Network(inner, outer, int(values["node_ranks"]))
 
 
-@dataclass(frozen=True)
-class Faster:
-    """A hybrid tuned as well as can be: whatever is asked for, the faster of ring and hierarchy (`Costs`)."""
-
-    network: Network
-
-    def parts(self, algorithm: str, message_bytes: float, processes: int, group_ranks: int) -> tuple[Part, ...]:
-        """The stages of the faster one."""
-        del algorithm
-        both = (self.network.parts(name, message_bytes, processes, group_ranks) for name in ("ring", "hierarchical"))
-        return min(both, key=total_s)
-
-
 def _compute(model: Trained, devices: int, values: Values) -> Compute:
     """One device's own part of a step, with its share of the batch."""
-    layers, images = _layers(model), _BATCH // devices
-    both_s = images / (_images_s(model, layers, values) * _slower(images, values))
-    update_s = sum(map(_elements, layers)) * values["update_byte_parameter"] / (1e9 * values["memory_gbyte_s"])
+    images = _BATCH // devices
+    both_s = images / (_images_s(model, values) * _slower(images, values))
+    update_s = parameters(model) * values["update_byte_parameter"] / (1e9 * values["memory_gbyte_s"])
     # A rate of training holds the update; one worked out from arithmetic alone does not.
     passes_s = both_s - update_s if model == "resnet50" else both_s
     forward_s = values["forward_share"] * passes_s
     return Compute(
         input_s=0.0,  # the article's input pipeline works ahead
         forward_s=forward_s,
-        readiness=readiness(layers, passes_s - forward_s),
+        readiness=readiness(layers(model), passes_s - forward_s),
         optimizer_s=update_s,
         spread=values["spread"],
     )
 
 
-def _images_s(model: Trained, layers: tuple[Layer, ...], values: Values) -> float:
+def _images_s(model: Trained, values: Values) -> float:
     """Images/s of one device with 64 images."""
     if model == "resnet50":
         return values["resnet50_images_s"]
-    return 1e12 * values["alexnet_tflops"] / (3 * 2 * sum(layer.macs for layer in layers))
+    return 1e12 * values["alexnet_tflops"] / (3 * 2 * sum(layer.macs for layer in layers(model)))
 
 
 def _slower(images: int, values: Values) -> float:
     """How much of the rate with 64 images remains with so many: b / (b + h), over the same of 64."""
     half = values["half_rate_images"]
     return images / (images + half) * (64 + half) / 64
-
-
-@cache
-def _layers(model: Trained) -> tuple[Layer, ...]:
-    return layers_of(ModelPlan(name=model), _CLASSES)
-
-
-def _elements(layer: Layer) -> int:
-    return sum(layer.tensors)

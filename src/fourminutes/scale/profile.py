@@ -49,11 +49,11 @@ def profile_from_rates(
         rates=(operations_s, byte_s),
         passes=0,
         provenance=provenance(),
-        layers=tuple(map(layer_profile, layers, forward_s, backward_s, ready_s)),
+        layers=tuple(map(_layer_profile, layers, forward_s, backward_s, ready_s)),
     )
 
 
-def layer_profile(layer: Layer, forward_s: float, backward_s: float, ready_s: float) -> LayerProfile:
+def _layer_profile(layer: Layer, forward_s: float, backward_s: float, ready_s: float) -> LayerProfile:
     """One layer of a profile."""
     return LayerProfile(
         name=layer.name,

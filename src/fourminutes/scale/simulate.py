@@ -27,11 +27,9 @@ from fourminutes.record import (
 from fourminutes.scale.fitted import costs_of
 from fourminutes.scale.layers import layers_of, readiness
 from fourminutes.scale.network import Costs
-from fourminutes.scale.step import Compute, simulate_step
+from fourminutes.scale.step import ALONE_MIB, Compute, simulate_step
 
 ALGORITHMS = ("ring", "hierarchical")
-# A bucket that is larger than this goes alone, so that each of given buckets stays as it is.
-_NOTHING_MIB = 1e-9
 
 
 def simulate_plan(plan: Plan) -> ScaleRecord:
@@ -110,7 +108,7 @@ def reduce_from(asked: ReducePlan, reduction: Reduction | None, placement: Place
     lanes = 1 if placement.backend == "nccl" else asked.lanes
     if reduction is None:
         return asked.model_copy(update={"lanes": lanes})
-    return reduction.settings.model_copy(update={"lanes": lanes, "bucket_mib": _NOTHING_MIB, "segments": ()})
+    return reduction.settings.model_copy(update={"lanes": lanes, "bucket_mib": ALONE_MIB, "segments": ()})
 
 
 def _by_bucket(by_tensor: Readiness, buckets: Sequence[int]) -> Readiness:

@@ -8,12 +8,14 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import ndtri
 
-from fourminutes.comm.fusion import Fused, buckets_of, message_bytes
-from fourminutes.comm.tuner import Readiness
+from fourminutes.comm.fusion import buckets_of
+from fourminutes.comm.tuner import Readiness, messages_of
 from fourminutes.plan import ReducePlan
 from fourminutes.scale.events import Travel, busy_s, communicate, last_ends_s
 from fourminutes.scale.network import Costs, Part
 
+#: A bucket size, in MiB, beyond which every tensor is, so that each goes alone.
+ALONE_MIB = 1e-9
 # How finely the distribution of the slowest rank is taken; an odd number has its median.
 _QUANTILES = 21
 
@@ -102,9 +104,9 @@ def simulate_step(compute: Compute, reduce: ReducePlan, costs: Costs, processes:
         UserError: an algorithm has no equation, or is still to be tuned.
     """
     buckets = buckets_of(compute.readiness.tensor_bytes, reduce)
-    ready_s = _ready_s(compute.readiness, buckets)
-    sizes = message_bytes(compute.readiness.tensor_bytes, buckets, reduce)
-    ways = [way_of(reduce, costs, size, processes, reduce.group_ranks or group_ranks) for size in sizes]
+    messages = list(messages_of(compute.readiness, buckets, reduce.wire))
+    ready_s = [ready for ready, _ in messages]
+    ways = [way_of(reduce, costs, size, processes, reduce.group_ranks or group_ranks) for _, size in messages]
     own_s = compute.total_s - compute.optimizer_s
     factors = np.array(slowest_factors(processes, compute.spread))
     ends_s = np.maximum(factors * compute.backward_s, last_ends_s(ready_s, ways, reduce.lanes, factors))
@@ -141,12 +143,3 @@ def slowest_factors(processes: int, spread: float) -> tuple[float, ...]:
 def _slowest_factors(processes: int, spread: float) -> tuple[float, ...]:
     uniform = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
     return tuple(np.maximum(0.0, 1 + spread * ndtri(uniform ** (1 / processes))).tolist())
-
-
-def _ready_s(readiness: Readiness, buckets: Fused) -> list[float]:
-    """When each bucket may go: none before those before it."""
-    ready_s, latest_s = [], 0.0
-    for bucket in buckets:
-        latest_s = max(latest_s, *(readiness.ready_s[number] for number in bucket))
-        ready_s.append(latest_s)
-    return ready_s

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fourminutes.comm.fusion import buckets_of, message_bytes
-from fourminutes.comm.tuner import Readiness, stretched
+from fourminutes.comm.fusion import buckets_of
+from fourminutes.comm.tuner import Readiness, messages_of, stretched
 from fourminutes.plan.replay import SMALL_BYTES, ReplayCase
 from fourminutes.record import ReplayedCase, ReplayRecord
 from fourminutes.scale.measured import measured
@@ -81,9 +81,9 @@ def _held(record: ReplayRecord, name: str, case: ReplayedCase) -> Held:
     compute = Compute(0.0, record.settings.forward_s, readiness, record.settings.optimizer_s)
     costs = measured(record.timings, processes, reduce.wire, record.bucket_s)
     step = simulate_step(compute, reduce, costs, processes, record.group_ranks)
-    sizes = message_bytes(readiness.tensor_bytes, buckets_of(readiness.tensor_bytes, reduce), reduce)
+    messages = messages_of(readiness, buckets_of(readiness.tensor_bytes, reduce), reduce.wire)
     groups = reduce.group_ranks or record.group_ranks
-    all_s = sum(total_s(way_of(reduce, costs, size, processes, groups)) for size in sizes)
+    all_s = sum(total_s(way_of(reduce, costs, size, processes, groups)) for _, size in messages)
     low_s, median_s, high_s = np.quantile(case.step_s, (0.25, 0.5, 0.75)).tolist()
     return Held(
         case=name,

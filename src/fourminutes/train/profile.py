@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -15,12 +16,13 @@ from fourminutes.comm.trace import Tracer
 from fourminutes.errors import UserError
 from fourminutes.models import build_model
 from fourminutes.plan import ModelPlan, Precision
-from fourminutes.record import ProfileRecord, provenance
-from fourminutes.scale.layers import Layer, layers_of
-from fourminutes.scale.profile import layer_profile
+from fourminutes.record import LayerProfile, ProfileRecord, provenance
 from fourminutes.train.precision import in_precision
 
 _PASSES = 5
+_KINDS = {nn.BatchNorm2d: "norm", nn.Linear: "linear"}
+#: Modules with parameters of their own, by name, in the order of those.
+Layers = Sequence[tuple[str, nn.Module]]
 
 
 def measured_profile(
@@ -39,8 +41,8 @@ def measured_profile(
     running = in_precision(network, precision, device)
     batch = torch.zeros(images, 3, model.image_px, model.image_px, device=device)
     batch = batch.contiguous(memory_format=torch.channels_last)  # as the loader hands pictures over
-    layers = layers_of(model, classes)
-    forward_s = _forward(running, network, layers, batch)
+    layers = _layers(network)
+    forward_s = _forward(running, layers, batch)
     ready_s = _by_layer(layers, readiness_of(running, batch, _PASSES).ready_s)
     # A shortcut's gradients may come after those of the layers before it in the network's order.
     order = sorted(range(len(layers)), key=ready_s.__getitem__)
@@ -56,8 +58,15 @@ def measured_profile(
         passes=_PASSES,
         provenance=provenance(),
         layers=tuple(
-            layer_profile(layer, forward_s[number], backward_s[number], ready_s[number])
-            for number, layer in enumerate(layers)
+            LayerProfile(
+                name=name,
+                kind=_KINDS.get(type(layer), "conv"),
+                parameters=sum(weight.numel() for weight in layer.parameters()),
+                forward_s=forward_s[number],
+                backward_s=backward_s[number],
+                ready_s=ready_s[number],
+            )
+            for number, (name, layer) in enumerate(layers)
         ),
     )
 
@@ -68,21 +77,19 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _forward(running: nn.Module, network: nn.Module, layers: tuple[Layer, ...], batch: torch.Tensor) -> list[float]:
-    """Median seconds of each layer's forward pass, after one pass that warms up; `running` calls `network`'s layers."""
+def _forward(running: nn.Module, layers: Layers, batch: torch.Tensor) -> list[float]:
+    """Median seconds of each layer's forward pass, after one pass that warms up; `running` calls them."""
     was_training = running.training
     running.eval()
     with torch.no_grad():
-        passes = [_one_forward(running, network, layers, batch) for _ in range(1 + _PASSES)][1:]
+        passes = [_one_forward(running, layers, batch) for _ in range(1 + _PASSES)][1:]
     running.train(was_training)
     return [statistics.median(times) for times in zip(*passes, strict=True)]
 
 
-def _one_forward(running: nn.Module, network: nn.Module, layers: tuple[Layer, ...], batch: torch.Tensor) -> list[float]:
-    tracer, modules = Tracer(batch.device), dict(network.named_modules())
-    hooks = []
-    for number, layer in enumerate(layers):
-        module = modules[layer.name]
+def _one_forward(running: nn.Module, layers: Layers, batch: torch.Tensor) -> list[float]:
+    tracer, hooks = Tracer(batch.device), []
+    for number, (_, module) in enumerate(layers):
         hooks.append(module.register_forward_pre_hook(partial(_mark, tracer, number, "forward")))
         hooks.append(module.register_forward_hook(partial(_mark, tracer, number, "")))
     running(batch)
@@ -95,10 +102,15 @@ def _mark(tracer: Tracer, number: int, name: str, *_module: Any) -> None:
     tracer.mark(number, name)
 
 
-def _by_layer(layers: tuple[Layer, ...], ready_s: tuple[float, ...]) -> list[float]:
+def _layers(network: nn.Module) -> Layers:
+    return [(name, module) for name, module in network.named_modules() if list(module.parameters(recurse=False))]
+
+
+def _by_layer(layers: Layers, ready_s: tuple[float, ...]) -> list[float]:
     """A layer is ready with its last tensor."""
     found, at = [], 0
-    for layer in layers:
-        found.append(max(ready_s[at : at + len(layer.tensors)]))
-        at += len(layer.tensors)
+    for _, layer in layers:
+        tensors = len(list(layer.parameters()))
+        found.append(max(ready_s[at : at + tensors]))
+        at += tensors
     return found
