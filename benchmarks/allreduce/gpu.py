@@ -31,8 +31,7 @@ from fourminutes.files import write_text
 from fourminutes.models import build_model
 from fourminutes.plan import ModelPlan, ReducePlan
 from fourminutes.record import provenance
-from fourminutes.train.precision import in_precision
-from fourminutes.train.setup import settle_arithmetic
+from fourminutes.train.precision import in_precision, settle_arithmetic
 
 TOLD_RANKS = 2048  # the arrangements are told of so many, so that the casts scale and the division divides
 BUCKET_MIB = 25.0

@@ -21,8 +21,9 @@ from fourminutes.plan import BatchPlan, LoaderPlan, ModelPlan, Precision, RunPla
 from fourminutes.record import Manifest
 from fourminutes.train.course import begin
 from fourminutes.train.loop import stepper_of, take_step
+from fourminutes.train.precision import settle_arithmetic
 from fourminutes.train.ranks import Ranks
-from fourminutes.train.setup import set_up, settle_arithmetic
+from fourminutes.train.setup import set_up
 from fourminutes.train.source import Input, Position
 
 CLASSES = 1000

@@ -30,10 +30,10 @@ from fourminutes.train.checkpoint import BEST, FINAL, SHARED
 from fourminutes.train.course import Course
 from fourminutes.train.evaluate import evaluate, image_scores
 from fourminutes.train.loss_scale import LossScale
+from fourminutes.train.precision import settle_arithmetic
 from fourminutes.train.ranks import Ranks
 from fourminutes.train.requirements import in_words
 from fourminutes.train.run import parameter_checksum
-from fourminutes.train.setup import settle_arithmetic
 from fourminutes.train.step import accumulate_gradients
 
 ALONE = Ranks(rank=0, world_size=1, group=None)

@@ -11,8 +11,7 @@ from torch.nn.functional import cross_entropy
 from fourminutes.models import build_model
 from fourminutes.plan import ModelPlan
 from fourminutes.train.course import begin
-from fourminutes.train.precision import in_precision
-from fourminutes.train.setup import settle_arithmetic
+from fourminutes.train.precision import in_precision, settle_arithmetic
 
 PX, IMAGES = 64, 32
 LOSS_SCALE = 1024.0

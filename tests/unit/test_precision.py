@@ -92,6 +92,33 @@ def test_gradients_have_the_parameters_type(precision: str) -> None:
     assert {buffer.dtype for buffer in model.buffers() if buffer.is_floating_point()} == {torch.float32}
 
 
+def order_of_layers(precision: str) -> list[str]:
+    """Names of the layers, as their gradients come in a backward pass."""
+    model = small_model()
+    come: dict[str, None] = {}
+    for name, parameter in model.named_parameters():
+        layer = name.rpartition(".")[0]
+        parameter.register_post_accumulate_grad_hook(lambda _parameter, layer=layer: come.setdefault(layer))
+    gradient(model, precision)
+    return list(come)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_gradients_come_while_the_backward_pass_runs(precision: str) -> None:
+    """In the order of fp32, so that a reduction can go beside the pass; casts made before it would hold them back."""
+    assert order_of_layers(precision) == order_of_layers("fp32")
+
+
+@pytest.mark.parametrize("precision", ["half", "half-lars"])
+def test_a_pass_that_fails_leaves_the_parameters_in_their_place(precision: str) -> None:
+    model = small_model()
+    parameters = list(model.parameters())
+    network = in_precision(model, precision, CPU)
+    with pytest.raises(RuntimeError, match=r"shape|size|channels"):
+        network(torch.zeros(4, 1, PX, PX))
+    assert [id(one) for one in model.parameters()] == [id(one) for one in parameters]
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("amp", torch.float16), ("bf16", torch.bfloat16)])
 def test_autocast_computes_in_its_type(precision: str, dtype: torch.dtype) -> None:
     model = small_model()

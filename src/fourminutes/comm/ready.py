@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -17,23 +19,48 @@ _PASSES = 3  # timed ones, after one that warms up
 def readiness_of(network: nn.Module, images: Tensor, passes: int = _PASSES) -> Readiness:
     """Time the gradients of `network` on `images`; of the processes, all of which call this, the slowest one counts.
 
-    In evaluation mode, so that neither batch norm's statistics nor the random state move; gradients are left None.
+    The passes are those of training: batch norm's backward is another one in evaluation, and on a GPU a slower one.
+    Running statistics and the random state are as before afterwards; gradients are left None.
 
     Args:
         network: any model with one output.
         images: a batch of its input.
         passes: timed ones, of which the medians are taken; one before them warms up.
     """
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    was_training = network.training
-    network.eval()
-    seen = [_one_pass(network, weights, images) for _ in range(1 + passes)][1:]
-    network.train(was_training)
-    medians = torch.tensor([statistics.median(times) for times in zip(*seen, strict=True)], dtype=torch.float64)
+    seen = moments_of(network, images, passes)
+    medians = torch.tensor([statistics.median(times) for times in seen], dtype=torch.float64)
     if distributed.is_initialized():
         medians = medians.to(images.device)
         distributed.all_reduce(medians, op=distributed.ReduceOp.MAX)
-    return Readiness(tuple(4 * weight.numel() for weight in weights), tuple(medians.tolist()))
+    return Readiness(tuple(4 * weight.numel() for weight in _trained(network)), tuple(medians.tolist()))
+
+
+def moments_of(network: nn.Module, images: Tensor, passes: int = _PASSES) -> list[tuple[float, ...]]:
+    """Seconds from the begin of a backward pass to each gradient, in every pass of this process; as `readiness_of`.
+
+    Returns:
+        For each trained parameter, in the network's order, `passes` moments.
+    """
+    with as_in_training(network, images.device):
+        seen = [_one_pass(network, _trained(network), images) for _ in range(1 + passes)][1:]
+    return list(zip(*seen, strict=True))
+
+
+@contextmanager
+def as_in_training(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Within this `network` runs as in training; its buffers, its mode and the random state are put back at the end."""
+    was_training, before = network.training, [buffer.clone() for buffer in network.buffers()]
+    network.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+    network.train(was_training)
+    with torch.no_grad():
+        for buffer, value in zip(network.buffers(), before, strict=True):
+            buffer.copy_(value)
+
+
+def _trained(network: nn.Module) -> list[nn.Parameter]:
+    return [weight for weight in network.parameters() if weight.requires_grad]
 
 
 def _one_pass(network: nn.Module, weights: list[nn.Parameter], images: Tensor) -> list[float]:

@@ -17,9 +17,11 @@ class LayerProfile(Record):
     name: str
     kind: str = Field(description="conv, norm or linear")
     parameters: int
-    forward_s: float
+    forward_s: float = Field(description="median over the passes, if measured; so are the others")
     backward_s: float = Field(description="from the gradients of the layer after it to its own")
     ready_s: float = Field(description="when its gradients are there, from the begin of the backward pass")
+    forward_quartiles_s: tuple[float, float] | None = Field(None, description="over the passes; null if worked out")
+    ready_quartiles_s: tuple[float, float] | None = Field(None, description="likewise")
 
 
 class ProfileRecord(Record):

@@ -38,7 +38,7 @@ def provenance() -> Provenance:
     commit, is_dirty = code()
     return Provenance(
         written=utc_now(),
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=shlex.join([_program(), *sys.argv[1:]]),
         git_commit=commit,
         git_dirty=is_dirty,
         versions={"python": platform.python_version(), **_package_versions()},
@@ -61,6 +61,12 @@ def code() -> tuple[str | None, bool | None]:
 def utc_now() -> str:
     """The time now, in UTC, to the second, as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _program() -> str:
+    """What was called, without the folder that it lies in; `python -m fourminutes` is the same command."""
+    name = Path(sys.argv[0]).name
+    return "fourminutes" if name == "__main__.py" else name
 
 
 def _package_versions() -> dict[str, str]:

@@ -10,13 +10,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fourminutes.plan.run import Precision
 
 # Their outputs, and the gradients that they pass back, are numbers that they were given, or zero: nothing to round.
 _PASS_ON = (nn.Sequential, nn.ReLU, nn.Flatten, nn.Identity)
+
+
+def settle_arithmetic() -> None:
+    """Let sums be fp32: never TF32 with its 10 bits, nor in half precision; choose cuDNN's kernels for equal bits."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def in_precision(model: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
@@ -31,8 +40,9 @@ def in_precision(model: nn.Module, precision: Precision, device: torch.device) -
         Autocast to bf16 or fp16, by torch's own choice of operations; parameters and gradients are fp32.
     ``half``
         Weights and activations in fp16 under fp32 masters (Micikevicius et al. 2017, arXiv:1710.03740), as in
-        arXiv:1807.11205. The parameters are the masters; every forward pass casts them and the images to fp16. The
-        cast's backward turns the fp16 gradient into fp32, so that micro-batches add up in fp32.
+        arXiv:1807.11205. The parameters are the masters; every forward pass casts the images, and each layer its own
+        weights as it runs, to fp16. The cast's backward turns the fp16 gradient into fp32, so that micro-batches add
+        up in fp32, right after the layer's own backward: a reduction of gradients runs beside the rest of the pass.
         Batch norm keeps γ, β, running and batch statistics in fp32; what goes in and comes out is fp16.
     ``half-lars``
         The same passes without masters: the parameters themselves become fp16 here, γ and β among them, and so are
@@ -103,17 +113,33 @@ class _Half(nn.Module):
         super().__init__()
         self.model = model
         self._store = store
-        self._norms = _norm_parameters(model)
+        for module in model.modules():
+            if module._parameters:
+                _run_on_copies(module, torch.Tensor.float if isinstance(module, _BatchNorm) else store)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = functional_call(self.model, self._weights(), (self._store(images),))
+        logits: Tensor = self.model(self._store(images))
         return logits.float()
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {
-            name: parameter.float() if name in self._norms else self._store(parameter)
-            for name, parameter in self.model.named_parameters()
-        }
+
+def _run_on_copies(module: nn.Module, copy: Callable[[Tensor], Tensor]) -> None:
+    """Let `module` hold copies of its parameters while it runs.
+
+    Made there and not before the whole pass: autograd goes back through what was made last first, so that casts made
+    before all layers would hand on every gradient after the last layer's backward, and nothing of their reduction
+    could be hidden behind it.
+    """
+    masters = {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
+
+    def hold_copies(module: nn.Module, _inputs: Any) -> None:
+        for name, master in masters.items():
+            module._parameters[name] = copy(master)  # type: ignore[assignment]
+
+    def hold_masters(module: nn.Module, _inputs: Any, _output: Any) -> None:
+        module._parameters.update(masters)
+
+    module.register_forward_pre_hook(hold_copies)
+    module.register_forward_hook(hold_masters, always_call=True)
 
 
 def _halved(x: Tensor) -> Tensor:
@@ -165,12 +191,6 @@ def _to_half(model: nn.Module) -> None:
     """Turn the parameters into fp16 where they are: those who hold them, as an optimizer does, hold the new ones."""
     for parameter in model.parameters():
         parameter.data = parameter.data.half()
-
-
-def _norm_parameters(model: nn.Module) -> frozenset[str]:
-    """The names of all γ and β."""
-    norms = ((name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm))
-    return frozenset(name for prefix, norm in norms for name, _ in norm.named_parameters(prefix))
 
 
 def _has_half_arithmetic(device: torch.device) -> bool:

@@ -26,7 +26,7 @@ from fourminutes.plan import ReducePlan, RunPlan
 from fourminutes.train.agreement import network_in_words, require_agreement
 from fourminutes.train.batchnorm import share_statistics
 from fourminutes.train.loss_scale import LossScale
-from fourminutes.train.precision import in_precision
+from fourminutes.train.precision import in_precision, settle_arithmetic
 from fourminutes.train.ranks import Ranks
 from fourminutes.train.source import Batches, Position, Source
 from fourminutes.train.tuning import black_pictures, settled_reduce
@@ -142,16 +142,6 @@ def seed_everything(seed: int, rank: int, epoch: int = 0) -> None:
     """Seed torch's generators, differently by rank, and by the epoch with which training begins."""
     words = [seed, rank, epoch] if epoch else [seed, rank]
     torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
-
-
-def settle_arithmetic() -> None:
-    """Let sums be fp32: never TF32 with its 10 bits, nor in half precision; choose cuDNN's kernels for equal bits."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
 
 
 def settle_buckets(parts: Parts) -> None:

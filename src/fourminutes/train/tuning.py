@@ -18,7 +18,7 @@ from fourminutes.errors import UserError
 from fourminutes.models import build_model
 from fourminutes.plan import Plan, ReducePlan, RunPlan, run_of
 from fourminutes.record import Manifest, Tuning, read_record, write_record
-from fourminutes.train.precision import in_precision
+from fourminutes.train.precision import in_precision, settle_arithmetic
 from fourminutes.train.ranks import Ranks
 
 # The last size may take a little longer; a start stays below 20 s.
@@ -71,6 +71,7 @@ def tune_run(plan: Plan, run: str, *, groups: Sequence[int], budget_s: float) ->
     launch = require_several(resolve_launch())
     settings = plan.runs[run_of(plan, run)]
     torch.set_num_threads(settings.threads)
+    settle_arithmetic()
     with process_group(launch):
         device = device_of(launch)
         classes = len(read_record(plan.manifest, Manifest).classes) if _is_made(plan) else _IMAGENET_CLASSES
