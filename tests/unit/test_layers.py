@@ -8,7 +8,7 @@ from torch import nn
 
 from fourminutes.models import build_model
 from fourminutes.plan import ModelPlan
-from fourminutes.scale.layers import layers_of, readiness
+from fourminutes.scale.layers import Roofline, backward, layers_of, readiness, ready_after
 
 PLANS = [
     ModelPlan(name="resnet50"),
@@ -78,9 +78,15 @@ def test_gradients_come_from_the_last_layer_to_the_first() -> None:
     assert ready.ready_s[-1] == pytest.approx(0.5 * 4_096_000 / (sum(macs) - macs[0] / 2))
 
 
-def test_where_memory_is_slow_batch_norms_take_their_time() -> None:
-    layers = layers_of(ModelPlan(name="resnet50"), 1000)
-    by_arithmetic, by_memory = readiness(layers, 1.0), readiness(layers, 1.0, macs_s=1e15, moved_s=1e9)
-    # All tensors of bn1 come at once with those of conv2's norm only where a norm costs nothing.
-    assert by_arithmetic.ready_s[1] == by_arithmetic.ready_s[3]
-    assert by_memory.ready_s[1] > by_memory.ready_s[3]
+def test_a_layer_takes_its_arithmetic_or_its_way_through_memory() -> None:
+    fc6 = next(layer for layer in layers_of(ModelPlan(name="alexnet_bn"), 1000) if layer.name == "fc6")
+    weights = 9216 * 4096 + 4096
+    in_memory, in_registers = Roofline(1e15, 1e9, 2), Roofline(1e9, 1e15, 2)
+    # With few images the weights' way decides, with many that of the activations.
+    assert in_memory.forward_s(fc6, 10) == pytest.approx(2 * (10 * (9216 + 4096) + weights) / 1e9)
+    assert in_registers.forward_s(fc6, 10) == pytest.approx(2 * 10 * 9216 * 4096 / 1e9)
+
+
+def test_the_backward_pass_is_twice_the_forward_one_but_for_the_first_layer() -> None:
+    assert backward([3.0, 1.0, 2.0]) == [3.0, 2.0, 4.0]
+    assert ready_after([3.0, 1.0, 2.0]) == [9.0, 6.0, 4.0]

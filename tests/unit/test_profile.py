@@ -10,7 +10,7 @@ import pytest
 from fourminutes.plan import ModelPlan
 from fourminutes.record import ProfileRecord, read_record
 from fourminutes.scale.layers import layers_of
-from fourminutes.scale.profile import profile_from_rates, profile_table
+from fourminutes.scale.profile import by_arithmetic, come_percent, profile_from_rates, profile_table
 from fourminutes.train.profile import measured_profile
 
 FOURMINUTES = Path(sys.executable).with_name("fourminutes")
@@ -20,11 +20,13 @@ SMALL = ModelPlan(name="resnet_small", image_px=32)
 def test_a_layer_takes_its_arithmetic_or_its_memory_by_hand() -> None:
     record = profile_from_rates(ModelPlan(name="alexnet_bn"), 1000, 10, "fp32", 1e12, 1e11)
     by_name = {layer.name: layer for layer in record.layers}
-    fc6 = by_name["fc6"]  # 9216 x 4096 multiplications
-    assert fc6.forward_s == pytest.approx(10 * 2 * 9216 * 4096 / 1e12)
-    assert fc6.backward_s == pytest.approx(2 * fc6.forward_s)
+    conv3 = by_name["conv3"]  # 256 x 3 x 3 multiplications for each of 384 x 13 x 13 numbers
+    assert conv3.forward_s == pytest.approx(10 * 2 * 256 * 9 * 384 * 169 / 1e12)
+    assert conv3.backward_s == pytest.approx(2 * conv3.forward_s)
+    fc6 = by_name["fc6"]  # reads 9216 x 4096 weights and as many biases as numbers out
+    assert fc6.forward_s == pytest.approx(4 * (9216 * 4096 + 4096 + 10 * (9216 + 4096)) / 1e11)
     norm1 = by_name["norm1"]  # reads and writes 96 x 27 x 27
-    assert norm1.forward_s == pytest.approx(10 * 4 * 2 * 96 * 27 * 27 / 1e11)
+    assert norm1.forward_s == pytest.approx(4 * (10 * 2 * 96 * 27 * 27 + 2 * 96) / 1e11)
     conv1 = by_name["conv1"]
     assert conv1.backward_s == conv1.forward_s
     assert by_name["fc8"].ready_s == by_name["fc8"].backward_s
@@ -34,6 +36,26 @@ def test_a_layer_takes_its_arithmetic_or_its_memory_by_hand() -> None:
 def test_half_precision_moves_half_the_bytes() -> None:
     single, half = (profile_from_rates(SMALL, 10, 8, form, 1e18, 1e9) for form in ("fp32", "half"))
     assert half.forward_s == pytest.approx(single.forward_s / 2)
+
+
+def test_by_arithmetic_keeps_both_passes_and_shares_them_out_by_multiplications() -> None:
+    record = profile_from_rates(SMALL, 10, 8, "fp32", 1e18, 1e9)
+    supposed = by_arithmetic(record)
+    assert supposed.forward_s == pytest.approx(record.forward_s)
+    assert supposed.backward_s == pytest.approx(record.backward_s)
+    assert {layer.forward_s for layer in supposed.layers if layer.kind == "norm"} == {0.0}
+    first, _, third = (layer.forward_s for layer in supposed.layers[:3])
+    macs = [layer.macs for layer in layers_of(SMALL, 10)]
+    assert first / third == pytest.approx(macs[0] / macs[2])
+
+
+def test_what_is_there_by_hand() -> None:
+    record = profile_from_rates(ModelPlan(name="alexnet_bn"), 1000, 10, "fp32", 1e12, 1e15)
+    assert come_percent(record, 1) == 100
+    assert come_percent(record, 0) == 0
+    linear = sum(layer.parameters for layer in record.layers if layer.kind == "linear")
+    after_linear = record.layers[-3].ready_s / record.backward_s
+    assert come_percent(record, after_linear) == pytest.approx(100 * linear / 62_381_096)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "half"])

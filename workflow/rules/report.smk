@@ -12,6 +12,7 @@ PATTERNS = [
     *PLAN.report.comm_records,
     *PLAN.report.scaling_records,
     *PLAN.report.replays,
+    *PLAN.report.profiles,
     *filter(None, [PLAN.report.scale_record]),
 ]
 DRAWN_FROM = sorted({path for pattern in PATTERNS for path in glob.glob(pattern)})

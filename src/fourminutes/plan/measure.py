@@ -104,6 +104,7 @@ class ReportPlan(PlanModel):
     comm_records: tuple[str, ...] = Field((), description="globs of collective measurements to draw from, likewise")
     replays: tuple[str, ...] = Field((), description="globs of replayed steps to hold the prediction against, likewise")
     scaling_records: tuple[str, ...] = Field((), description="globs of measured series to draw from, likewise")
+    profiles: tuple[str, ...] = Field((), description="globs of profiles of one device to draw from, likewise")
     scale_record: str | None = Field(
         None, description="record of predictions to draw from in place of the plan's own, likewise"
     )

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from fourminutes.plan import Plan, RunPlan
-from fourminutes.record import CommRecord, Manifest, Record, ReplayRecord, RunRecord, ScaleRecord, read_record
+from fourminutes.record import (
+    CommRecord,
+    Manifest,
+    ProfileRecord,
+    Record,
+    ReplayRecord,
+    RunRecord,
+    ScaleRecord,
+    read_record,
+)
 from fourminutes.report import words
 from fourminutes.report.arms import Arm, read_arms
 from fourminutes.report.claims import Judgement, judge
@@ -112,6 +121,7 @@ class Evidence:
     manifest: Sourced[Manifest] | None
     arms: tuple[Arm, ...]
     scalings: tuple[Scaling, ...] = ()
+    profiles: tuple[Sourced[ProfileRecord], ...] = ()
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
@@ -155,18 +165,22 @@ def gather(plan: Plan) -> Evidence:
     return Evidence(
         plan=plan,
         slots=_slots(plan, _existing([*own, *_matching(plan.report.records)])),
-        comms=tuple(
-            Sourced(path, read_record(path, CommRecord))
-            for path in _existing([plan.comm_record, *_matching(plan.report.comm_records)])
-        ),
-        replays=tuple(
-            Sourced(path, read_record(path, ReplayRecord)) for path in _existing(_matching(plan.report.replays))
-        ),
+        comms=_all([plan.comm_record, *_matching(plan.report.comm_records)], CommRecord),
+        replays=_all(_matching(plan.report.replays), ReplayRecord),
         scale=_optional(Path(plan.report.scale_record or plan.scale_record), ScaleRecord),
         manifest=_optional(plan.manifest, Manifest),
         arms=read_arms(plan),
         scalings=read_scalings(plan, _existing([*plan.scaling_records, *_matching(plan.report.scaling_records)])),
+        profiles=tuple(sorted(_all(_matching(plan.report.profiles), ProfileRecord), key=_by_model_and_size)),
     )
+
+
+def _all(paths: list[Path], kind: type[AnyRecord]) -> tuple[Sourced[AnyRecord], ...]:
+    return tuple(Sourced(path, read_record(path, kind)) for path in _existing(paths))
+
+
+def _by_model_and_size(one: Sourced[ProfileRecord]) -> tuple[str, str, int, str]:
+    return one.record.model.name, one.record.device, one.record.images, one.record.precision
 
 
 def _optional(path: Path, kind: type[AnyRecord]) -> Sourced[AnyRecord] | None:

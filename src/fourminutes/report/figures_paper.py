@@ -99,6 +99,7 @@ def _published_handles(certainties: Sequence[Certainty]) -> list[Line2D]:
 
 #: Markers of the precisions, alike for published and recorded.
 _PRECISIONS = {"fp32": "o", "half": "s", "half-lars": "P", "amp": "^", "bf16": "D"}
+_TOLD_APART = 2
 
 
 def half_precision(evidence: Evidence) -> Figure:
@@ -107,8 +108,10 @@ def half_precision(evidence: Evidence) -> Figure:
     figure, (rates, ratios) = new_figure(PAGE_IN, 1.7 + 0.32 * len(own), 2, sharey=True)
     _draw_published_pair(rates, ratios)
     for place, group in enumerate(own, start=1):
-        for rate in group:
-            _draw_rate(rates, ratios, rate, place)
+        for number, rate in enumerate(group):
+            # More than two would hide one another.
+            beside = 0.2 * (number - (len(group) - 1) / 2) if len(group) > _TOLD_APART else 0
+            _draw_rate(rates, ratios, rate, place + beside)
     rates.set(title="Images/s a device", xscale="log")
     low, high = rates.get_xlim()
     rates.set_xlim(low / 1.3, high * 1.3)
@@ -144,7 +147,7 @@ def _draw_published_pair(rates: Axes, ratios: Axes) -> None:
         axes.annotate(f"{one.value:g}", (one.value, 0), (0, 6), textcoords="offset points", ha=side)
 
 
-def _draw_rate(rates: Axes, ratios: Axes, rate: Rate, place: int) -> None:
+def _draw_rate(rates: Axes, ratios: Axes, rate: Rate, place: float) -> None:
     look = _precision_look(rate.settings.precision)
     if rate.images_per_s:
         rates.errorbar(rate.images_per_s.value, place, xerr=rate.images_per_s.half_width, elinewidth=1.3, **look)

@@ -19,11 +19,12 @@ _LEAST_TOP, _MOST_OF_A_BAR = 105.0, 150.0
 def measured_scaling(evidence: Evidence) -> Figure:
     """Efficiency and throughput by number of processes, one line a series, beside the ideal."""
     figure, (efficiency, rate) = new_figure(PAGE_IN, 2.6, 2)
-    if not evidence.scalings:
-        say_empty([efficiency, rate], "No series has been measured yet.")
+    several = _series(evidence.scalings)
+    if not several:
+        say_empty([efficiency, rate], "No series has been measured at several numbers of processes yet.")
         return figure
     handles = []
-    for index, (label, points) in enumerate(_series(evidence.scalings).items()):
+    for index, (label, points) in enumerate(several.items()):
         look = _look(index, points[0])
         _draw(efficiency, [(one.record.processes, one.of_process) for one in points], look)
         _draw(rate, [(one.record.processes, one.rate) for one in points], look)
@@ -31,17 +32,17 @@ def measured_scaling(evidence: Evidence) -> Figure:
         handles.append(Line2D([], [], label=_told(label, points[0].record.measured.mode), **look))
     efficiency.axhline(100, color=QUIET, lw=1, zorder=1)
     handles.append(Line2D([], [], color=QUIET, lw=1, label="ideal"))
-    _finish(efficiency, rate, evidence.scalings)
+    _finish(efficiency, rate, [one for points in several.values() for one in points])
     figure.legend(handles=handles, loc="outside right center")
     return figure
 
 
 def _series(scalings: Sequence[Scaling]) -> dict[str, list[Scaling]]:
-    """By label, each by rising number of processes."""
+    """Those of several numbers of processes, by label, each by rising number of processes."""
     by_label: dict[str, list[Scaling]] = {}
     for one in sorted(scalings, key=lambda one: one.record.processes):
         by_label.setdefault(one.label, []).append(one)
-    return dict(sorted(by_label.items()))
+    return {label: points for label, points in sorted(by_label.items()) if len(points) > 1}
 
 
 def _told(label: str, mode: str) -> str:

@@ -16,7 +16,7 @@ TABLES = {
     "compare": "The runs side by side: where their settings differ, and what came of them.",
     "results": "The paper's results beside the recorded runs; only runs on ImageNet itself are comparable.",
     "ablations": "The paper's techniques one after the other, with the recorded runs that match each.",
-    "half-precision": "Throughput in single and half precision: the paper's, and runs that differ in it alone.",
+    "half-precision": "Throughput in single and half precision: the paper's, and what was measured that differs in it.",
     "systems": "ImageNet trainings compared in the paper and after it, up to MLPerf v4.0.",
     "allreduce": "The measured all-reduce by message size and algorithm: median, quartiles and bus bandwidth.",
     "steps": "Transfers one after another in a ring and in the hierarchical all-reduce: as published, and as counted.",
@@ -26,6 +26,7 @@ TABLES = {
     ),
     "scaling": "Predicted efficiency by number of processes, the batch of each process kept.",
     "what-if": "What would change the recorded runs over several processes, one thing at a time.",
+    "profile": "Where one device's time goes in a network, and when gradients come, by number format and batch.",
     "validation": "Simulated steps against measured ones that nothing was fitted to, over limited links.",
     "p40": "The paper's cluster by the same model, from what is known of it, and whether that holds what is published.",
     "sensitivity": "What the model of the paper's cluster assumes, and how far each assumption moves each point.",
@@ -45,7 +46,7 @@ FIGURES = {
     ),
     "half-precision": (
         "Throughput in single and half precision: the paper's on a P40 (half-filled: derived), and that of recorded "
-        "runs that differ in precision alone."
+        "runs and series that differ in precision alone. Here fp32 is fp32, without TF32."
     ),
     "accuracy": "Top-1 accuracy of every run over its epochs and over training time.",
     "time-split": "Where a run's time goes; hatched parts are waiting.",
@@ -71,6 +72,10 @@ FIGURES = {
         "Efficiency by number of devices, by network: measured against the same work on one process, predicted "
         "(dashed), and published for the paper's cluster (hollow: unconfirmed). The authors write about 99 % at 1,024; "
         "their 97 % at 2,048 conflicts with the 87.9 % quoted elsewhere."
+    ),
+    "profile": (
+        "When gradients come on one device: how much of them is there by share of the backward pass, measured, and as "
+        "predictions suppose it that know only how long the pass takes (dashed)."
     ),
     "validation": (
         "Simulated against measured steps that nothing was fitted to, computing replayed as timed waits; at the right "
@@ -113,6 +118,7 @@ def _applies(name: str, plan: Plan) -> bool:
         "scaling": plan.scale or plan.report.scale_record,
         "data": plan.data,
         "what-if": plan.scale and plan.comm and any(run.processes > 1 for run in plan.runs.values()),
+        "profile": plan.report.profiles,
         "validation": plan.report.replays,
     }
     return bool(has.get(name, True))

@@ -12,7 +12,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from fourminutes.facts import Fact, Text
-from fourminutes.record import CommRecord, Provenance, ReplayRecord, RunRecord, ScaleRecord, SweepRecord
+from fourminutes.record import (
+    CommRecord,
+    ProfileRecord,
+    Provenance,
+    ReplayRecord,
+    RunRecord,
+    ScaleRecord,
+    SweepRecord,
+)
 from fourminutes.report import drawing, words
 from fourminutes.report.evidence import Evidence, Sourced
 from fourminutes.report.names import FIGURE_FORMATS, FIGURES, TABLE_FORMATS, TABLES
@@ -22,7 +30,6 @@ from fourminutes.report.summary import key_numbers, sentences
 from fourminutes.report.table import Cell, Table
 from fourminutes.report.tables import anchor
 from fourminutes.report.tables_claims import arm_anchor
-from fourminutes.report.tables_scaling import scaling_anchor
 
 _HERE = Path(__file__).parent
 
@@ -74,6 +81,8 @@ SECTIONS = (
         "scale",
         "Scale",
         (
+            ("figure", "profile"),
+            ("table", "profile"),
             ("figure", "scaling-measured"),
             ("table", "scaling-measured"),
             ("figure", "throughput"),
@@ -196,7 +205,7 @@ def _shown_origins(figure: str, evidence: Evidence) -> list[str]:
         return ["predicted", "published"]
     if figure == "p40":
         return ["predicted", "published"]
-    if figure == "validation":
+    if figure in ("validation", "profile"):
         return ["measured", "predicted"]
     shown = [("measured", measured), ("predicted", predicted), ("published", figure in _WITH_PUBLISHED)]
     return [origin for origin, there in shown if there]
@@ -250,15 +259,17 @@ def _scaling_origin(one: Scaling) -> Origin:
         ("arithmetic", record.placement.arithmetic or record.settings.precision),
         *_provenance_lines(record.provenance),
     )
-    return Origin(scaling_anchor(one), label, one.path.as_posix(), lines)
+    return Origin(one.anchor, label, one.path.as_posix(), lines)
 
 
-def _measured(
-    evidence: Evidence,
-) -> Iterator[tuple[str, Sourced[CommRecord] | Sourced[ReplayRecord] | Sourced[ScaleRecord]]]:
+_NoTraining = Sourced[CommRecord] | Sourced[ReplayRecord] | Sourced[ProfileRecord] | Sourced[ScaleRecord]
+
+
+def _measured(evidence: Evidence) -> Iterator[tuple[str, _NoTraining]]:
     """The records that are no training, each with what it is."""
     yield from (("collectives", comm) for comm in evidence.comms)
     yield from (("replayed steps", replay) for replay in evidence.replays)
+    yield from (("profile", profile) for profile in evidence.profiles)
     if evidence.scale:
         yield "prediction", evidence.scale
 

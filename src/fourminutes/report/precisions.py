@@ -1,48 +1,88 @@
-"""Recorded runs that differ in their precision alone, side by side."""
+"""Recorded runs, and measured series, that differ in their precision alone, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from fourminutes.plan import RunPlan
 from fourminutes.plan.run import LossScalePlan
 from fourminutes.report import words
-from fourminutes.report.evidence import Evidence, Run, Wanted
+from fourminutes.report.evidence import Evidence, Run
 from fourminutes.report.repeats import Mean, mean_of, repeats_of
+from fourminutes.report.scalings import Scaling
 
 
 @dataclass(frozen=True)
 class Rate:
-    """One precision of a group: its rate a device in images/s and that over fp32's, where they are recorded."""
+    """One precision of a group.
+
+    Attributes:
+        label: of the run or series.
+        settings: every value of it.
+        images_per_s: its rate a device, where it is recorded: over runs with other seeds, or the repeats of a series.
+        ratio: that over fp32's.
+        hardware: what computed, in words.
+        source: `run`, or `series` where steps alone were timed, and on what input.
+        anchor: the place of its record on the page.
+        data: what was computed on; rates compare only where that is the same.
+    """
 
     label: str
     settings: RunPlan
-    run: Run | None
-    images_per_s: Mean | None
-    ratio: float | None
+    images_per_s: Mean | None = None
+    ratio: float | None = None
+    hardware: str | None = None
+    source: str = "no record yet"
+    anchor: str | None = None
+    data: str | None = None
 
 
 def groups(evidence: Evidence) -> tuple[tuple[Rate, ...], ...]:
-    """Runs of equal settings but for the precision, of which there are two at least; fp32 first, then as they come.
+    """Rates of equal settings but for the precision, of which there are two at least; fp32 first, then as they come.
 
     A run of the plan without a record keeps its place, empty.
     """
-    alike: dict[str, list[Run | Wanted]] = {}
+    alike: dict[tuple[str, ...], list[Rate]] = {}
+    for rate in [*_of_runs(evidence), *map(_of_series, evidence.scalings)]:
+        how = rate.source if rate.source.startswith("series") else "run"
+        alike.setdefault((how, _but_precision(rate.settings)), []).append(rate)
+    several = [rates for rates in alike.values() if len({rate.settings.precision for rate in rates}) > 1]
+    return tuple(_group(rates) for rates in several)
+
+
+def _of_runs(evidence: Evidence) -> Iterator[Rate]:
     for slot in evidence.slots:
-        if settings := _settings(slot):
-            alike.setdefault(_but_precision(settings), []).append(slot)
-    several = [slots for slots in alike.values() if len({_precision(slot) for slot in slots}) > 1]
-    return tuple(_group(slots) for slots in several)
+        if isinstance(slot, Run):
+            yield _of_run(slot, evidence.runs)
+        elif slot.settings:
+            yield Rate(slot.label, slot.settings)
 
 
-def _settings(slot: Run | Wanted) -> RunPlan | None:
-    return slot.record.settings if isinstance(slot, Run) else slot.settings
+def _of_run(run: Run, runs: Sequence[Run]) -> Rate:
+    settings = run.record.settings
+    return Rate(
+        run.label,
+        settings,
+        mean_of([one.images_per_s / settings.processes for one in repeats_of(run, runs)]),
+        hardware=words.hardware_brief(run.record.placement, run.record.provenance),
+        source="run",
+        anchor=run.anchor,
+        data=run.record.dataset_hash,
+    )
 
 
-def _precision(slot: Run | Wanted) -> str:
-    settings = _settings(slot)
-    return settings.precision if settings else ""
+def _of_series(one: Scaling) -> Rate:
+    record = one.record
+    return Rate(
+        one.label,
+        record.settings,
+        mean_of([rate / record.processes for rate in record.images_per_s]),
+        hardware=words.hardware_brief(record.placement, record.provenance),
+        source=f"series, {record.measured.input} input",
+        anchor=one.anchor,
+        data=record.dataset_hash,
+    )
 
 
 def _but_precision(settings: RunPlan) -> str:
@@ -55,37 +95,19 @@ def _but_precision(settings: RunPlan) -> str:
     return settings.model_copy(update=same).model_dump_json()
 
 
-def _group(slots: Sequence[Run | Wanted]) -> tuple[Rate, ...]:
+def _group(alike: Sequence[Rate]) -> tuple[Rate, ...]:
     """One rate a precision and kind of hardware; repeats with other seeds are one."""
     rates: dict[tuple[object, ...], Rate] = {}
-    for slot in sorted(slots, key=lambda slot: _precision(slot) != "fp32"):
-        settings = _settings(slot)
-        assert settings is not None
-        rate = _rate(slot, settings, slots)
-        key = (settings.precision, _hardware(slot))
+    for rate in sorted(alike, key=lambda rate: rate.settings.precision != "fp32"):
+        where = rate.data, rate.hardware
+        key = (rate.settings.precision, *where)
         if key not in rates:
-            base = rates.get(("fp32", _hardware(slot)), rate if settings.precision == "fp32" else None)
+            base = rates.get(("fp32", *where), rate if rate.settings.precision == "fp32" else None)
             rates[key] = _against(rate, base)
     return tuple(rates.values())
-
-
-def _rate(slot: Run | Wanted, settings: RunPlan, slots: Sequence[Run | Wanted]) -> Rate:
-    if isinstance(slot, Wanted):
-        return Rate(slot.label, settings, None, None, None)
-    runs = [one for one in slots if isinstance(one, Run)]
-    each = [one.images_per_s / settings.processes for one in repeats_of(slot, runs)]
-    return Rate(slot.label, settings, slot, mean_of(each), None)
-
-
-def _hardware(slot: Run | Wanted) -> tuple[str, str] | None:
-    """What was trained on what; rates compare only where that is the same."""
-    if isinstance(slot, Wanted):
-        return None
-    return slot.record.dataset_hash, words.hardware_brief(slot.record.placement, slot.record.provenance)
 
 
 def _against(rate: Rate, base: Rate | None) -> Rate:
     if rate.images_per_s is None or base is None or base.images_per_s is None:
         return rate
-    ratio = rate.images_per_s.value / base.images_per_s.value
-    return Rate(rate.label, rate.settings, rate.run, rate.images_per_s, ratio)
+    return replace(rate, ratio=rate.images_per_s.value / base.images_per_s.value)

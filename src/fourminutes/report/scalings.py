@@ -57,6 +57,11 @@ class Scaling:
     of_node: Estimated | None
 
     @property
+    def anchor(self) -> str:
+        """The place on the page where the record's provenance stands."""
+        return f"record-{self.path.with_suffix('').as_posix().replace('/', '-')}"
+
+    @property
     def rate(self) -> Estimated:
         """Images a second over all processes."""
         return middle(self.record.images_per_s)

@@ -13,6 +13,7 @@ from fourminutes.report.tables_compare import compare_table
 from fourminutes.report.tables_measured import allreduce_table, data_table, scaling_table
 from fourminutes.report.tables_p40 import p40_table, sensitivity_table
 from fourminutes.report.tables_paper import ablations_table, half_precision_table, results_table, steps_table
+from fourminutes.report.tables_profile import profile_table
 from fourminutes.report.tables_scaling import measured_scaling_table
 from fourminutes.report.tables_validation import validation_table
 from fourminutes.report.tables_whatif import what_if_table
@@ -133,6 +134,7 @@ BUILDERS: dict[str, Callable[[Evidence], Table]] = {
     "scaling-measured": measured_scaling_table,
     "scaling": scaling_table,
     "what-if": what_if_table,
+    "profile": profile_table,
     "validation": validation_table,
     "p40": p40_table,
     "sensitivity": sensitivity_table,

@@ -188,9 +188,7 @@ def half_precision_table(evidence: Evidence) -> Table:
         Column("source", "source"),
     )
     own = groups(evidence)
-    rows = tuple(
-        Row(_precision_cells(rate), anchor=rate.run.anchor if rate.run else None) for one in own for rate in one
-    )
+    rows = tuple(Row(_precision_cells(rate), anchor=rate.anchor) for one in own for rate in one)
     return Table("half-precision", columns, _published_precisions() + rows, tuple(_precision_notes(own)))
 
 
@@ -210,18 +208,18 @@ def _published_precisions() -> tuple[Row, ...]:
 
 
 def _precision_cells(rate: Rate) -> dict[str, Cell]:
-    mean, run = rate.images_per_s, rate.run
+    mean = rate.images_per_s
     return {
         "origin": rate.label,
         "model": words.model_name(rate.settings.model),
         "precision": rate.settings.precision,
-        "hardware": words.hardware_brief(run.record.placement, run.record.provenance) if run else None,
+        "hardware": rate.hardware,
         "batch": rate.settings.batch.per_device,
         "images_per_s": mean.value if mean else None,
         "half_width": mean.half_width if mean else None,
         "ratio": rate.ratio,
         "n": mean.n if mean else None,
-        "source": "record" if run else "no record yet",
+        "source": rate.source,
     }
 
 
@@ -229,13 +227,13 @@ def _precision_notes(own: tuple[tuple[Rate, ...], ...]) -> Iterator[str]:
     yield f"Published: {published().half_precision.note}."
     if not own:
         yield (
-            "No two recorded runs differ in their precision alone. A run beside another of equal settings, one with "
-            "precision: fp32 and one with half, amp or bf16, would stand here."
+            "No two recorded runs or series differ in their precision alone. A run beside another of equal settings, "
+            "one with precision: fp32 and one with half, amp or bf16, would stand here."
         )
     else:
         yield (
-            "Recorded runs stand here where all but their precision is equal; n: runs with other seeds, ± the half "
-            "width of their mean's 95 % t-interval."
+            "Runs and series stand here where all but their precision is equal; n: runs with other seeds, or repeats "
+            "of a series, ± the half width of their mean's 95 % t-interval."
         )
 
 

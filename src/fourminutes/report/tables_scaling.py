@@ -14,13 +14,8 @@ from fourminutes.scale.series import predicted_step_s
 
 def measured_scaling_table(evidence: Evidence) -> Table:
     """One row a series and number of processes."""
-    rows = tuple(Row(_cells(one) | _prediction(one, evidence), anchor=scaling_anchor(one)) for one in evidence.scalings)
+    rows = tuple(Row(_cells(one) | _prediction(one, evidence), anchor=one.anchor) for one in evidence.scalings)
     return Table("scaling-measured", _columns(evidence), rows, tuple(_notes(evidence)))
-
-
-def scaling_anchor(one: Scaling) -> str:
-    """The place on the page where the record's provenance stands."""
-    return f"record-scaling-{one.record.plan}-{one.record.series}-{one.record.processes}"
 
 
 def _columns(evidence: Evidence) -> tuple[Column, ...]:

@@ -15,7 +15,7 @@ from fourminutes.comm.tuner import Readiness
 from fourminutes.plan import ReducePlan
 from fourminutes.record.base import Record
 from fourminutes.scale.catalogue import ENDS, Catalogue, End, Precision, Rate
-from fourminutes.scale.layers import readiness
+from fourminutes.scale.layers import Roofline, readiness
 from fourminutes.scale.limits import ELEMENT_BYTES, Trained, layers, parameters
 from fourminutes.scale.network import Fastest, Link, Network
 from fourminutes.scale.step import Compute, Step, simulate_step
@@ -133,7 +133,8 @@ def _base(catalogue: Catalogue, device: str, model: Trained, precision: Precisio
     if model == "resnet50":
         return rate.at(end)
     one = catalogue.devices[device]
-    bounds = [_roofline_s(name, one.tflops(precision), one.memory_gbyte_s.value, precision) for name in _BOTH]
+    roofline = Roofline(1e12 * one.tflops(precision), 1e9 * one.memory_gbyte_s.value, ELEMENT_BYTES[precision])
+    bounds = [_forward_s(name, roofline, rate.batch) for name in _BOTH]
     return rate.at(end) * catalogue.assumptions.alexnet_factor.at(end) * bounds[0] / bounds[1]
 
 
@@ -141,10 +142,9 @@ _BOTH: tuple[Trained, Trained] = ("resnet50", "alexnet_bn")
 
 
 @cache
-def _roofline_s(model: Trained, tflops: float, gbyte_s: float, precision: Precision) -> float:
-    """Forward pass of an image at best: each layer as long as its arithmetic, or its activations' way, takes."""
-    size = ELEMENT_BYTES[precision]
-    return sum(max(2 * one.macs / (1e12 * tflops), size * one.moved / (1e9 * gbyte_s)) for one in layers(model))
+def _forward_s(model: Trained, roofline: Roofline, images: float) -> float:
+    """Forward pass of so many images at best."""
+    return sum(roofline.forward_s(layer, images) for layer in layers(model))
 
 
 def minutes_of(epochs: float, images_s: float, other_share: float) -> float:

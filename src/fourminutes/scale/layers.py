@@ -16,6 +16,8 @@ from fourminutes.plan.shapes import ResNetStem, alexnet_stem, resnet50_stem, sca
 
 # Passes of a training step over a layer's multiplications: the input's and the weights' gradients cost one each.
 _BACKWARD, _BACKWARD_OF_FIRST = 2.0, 1.0
+# Of a multiplication with addition.
+_OPERATIONS = 2
 
 
 @dataclass(frozen=True)
@@ -53,36 +55,50 @@ def layers_of(model: ModelPlan, classes: int) -> tuple[Layer, ...]:
     return tuple(_resnet(model.image_px, stem, (1, 1, 1), channels, 1, classes))
 
 
-def readiness(
-    layers: Sequence[Layer], backward_s: float, *, macs_s: float | None = None, moved_s: float | None = None
-) -> Readiness:
-    """When each gradient is ready, if a layer's share of the backward pass is that of its cost.
+@dataclass(frozen=True)
+class Roofline:
+    """What a device does at best (Williams, Waterman, Patterson 2009): no kernel's start, no cache.
 
-    The cost is that of its arithmetic, or of its activations' way through memory, where that takes longer. The input's
-    and the weights' gradients take a forward pass each; the first layer has no gradient of its input.
+    Attributes:
+        operations_s: F, additions and multiplications in a second.
+        byte_s: B, bytes that its memory moves in a second.
+        element_bytes: b, bytes of an activation or a weight.
+    """
+
+    operations_s: float
+    byte_s: float
+    element_bytes: int
+
+    def forward_s(self, layer: Layer, images: float) -> float:
+        """Forward pass over n images, in seconds: t = max(2 n macs / F, b (n moved + weights) / B)."""
+        elements = images * layer.moved + sum(layer.tensors)
+        return max(_OPERATIONS * images * layer.macs / self.operations_s, self.element_bytes * elements / self.byte_s)
+
+
+def readiness(layers: Sequence[Layer], backward_s: float) -> Readiness:
+    """When each gradient is ready, if a layer's share of the backward pass is that of its arithmetic.
 
     Args:
         layers: the network, in forward order.
         backward_s: the backward pass, in seconds.
-        macs_s: multiplications with addition that a device does in a second; with `moved_s`. By default arithmetic
-            alone counts.
-        moved_s: elements that it moves in a second.
     """
-    costs = [_cost(layer, macs_s, moved_s) * _passes(number) for number, layer in enumerate(layers)]
-    ends = list(accumulate(reversed(costs)))[::-1]
+    ends = ready_after([layer.macs for layer in layers])
     sizes = tuple(4 * size for layer in layers for size in layer.tensors)
     ready_s = tuple(backward_s * end / ends[0] for layer, end in zip(layers, ends, strict=True) for _ in layer.tensors)
     return Readiness(sizes, ready_s)
 
 
-def _passes(number: int) -> float:
-    return _BACKWARD_OF_FIRST if number == 0 else _BACKWARD
+def backward(forward: Sequence[float]) -> list[float]:
+    """What the backward pass costs each layer, from what the forward pass does.
+
+    The input's and the weights' gradients cost a forward pass each; the first layer has no gradient of its input.
+    """
+    return [_BACKWARD_OF_FIRST * forward[0], *(_BACKWARD * cost for cost in forward[1:])]
 
 
-def _cost(layer: Layer, macs_s: float | None, moved_s: float | None) -> float:
-    if macs_s is None or moved_s is None:
-        return layer.macs
-    return max(layer.macs / macs_s, layer.moved / moved_s)
+def ready_after(forward: Sequence[float]) -> list[float]:
+    """The cost of the backward pass up to each layer's gradients, which come from the last layer to the first."""
+    return list(accumulate(reversed(backward(forward))))[::-1]
 
 
 def _conv(name: str, channels: tuple[int, int], kernel: int, sides_px: tuple[int, int], *, bias: bool = False) -> Layer:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
-
 from tabulate import tabulate
 
 from fourminutes.plan import ModelPlan
 from fourminutes.record import LayerProfile, ProfileRecord, provenance
-from fourminutes.scale.layers import Layer, layers_of
+from fourminutes.scale.layers import Layer, Roofline, backward, layers_of, ready_after
 
-#: Bytes of an activation and operations of a multiplication with addition.
+#: Bytes of an activation or a weight.
 _BYTES = {"fp32": 4, "half": 2}
-_OPERATIONS = 2
 _SHOWN = 10
 
 
 def profile_from_rates(
     model: ModelPlan, classes: int, images: int, precision: str, operations_s: float, byte_s: float
 ) -> ProfileRecord:
-    """Every layer takes as long as its arithmetic, or as its activations' way through memory, whichever is longer.
+    """Every layer takes as long as its arithmetic, or its data's way through memory, whichever is longer.
 
-    t = max(2 macs / F, moved bytes / B) of one image, times the images; the backward pass twice that, once for the
-    first layer, which has no gradient of its input. A roofline: no kernel's start, no cache, no weights' traffic.
+    See `Roofline` and `backward`. Where kernels' starts decide, as with few images, a device is slower.
 
     Args:
         model: the network.
@@ -32,13 +28,9 @@ def profile_from_rates(
         operations_s: F, additions and multiplications the device does in a second.
         byte_s: B, bytes its memory moves in a second.
     """
-    layers = layers_of(model, classes)
-    forward_s = [
-        images * max(_OPERATIONS * layer.macs / operations_s, _BYTES[precision] * layer.moved / byte_s)
-        for layer in layers
-    ]
-    backward_s = [seconds * (1 if number == 0 else 2) for number, seconds in enumerate(forward_s)]
-    ready_s = list(accumulate(reversed(backward_s)))[::-1]
+    layers, device = layers_of(model, classes), Roofline(operations_s, byte_s, _BYTES[precision])
+    forward_s = [device.forward_s(layer, images) for layer in layers]
+    backward_s, ready_s = backward(forward_s), ready_after(forward_s)
     return ProfileRecord(
         model=model,
         classes=classes,
@@ -93,11 +85,27 @@ def profile_table(record: ProfileRecord) -> str:
 
 
 def _readiness(record: ProfileRecord) -> str:
-    whole = sum(layer.parameters for layer in record.layers)
-    there = [f"{100 * _come(record, share) / whole:.0f} % at {100 * share:.0f} %" for share in (0.25, 0.5, 0.75)]
+    there = [f"{come_percent(record, share):.0f} % at {100 * share:.0f} %" for share in (0.25, 0.5, 0.75)]
     return f"Gradients that are there, of all parameters: {', '.join(there)} of the backward pass."
 
 
-def _come(record: ProfileRecord, share: float) -> int:
-    """Parameters whose gradients are there after that share of the backward pass."""
-    return sum(layer.parameters for layer in record.layers if layer.ready_s <= share * record.backward_s)
+def come_percent(record: ProfileRecord, share: float) -> float:
+    """How much of the gradients is there after that share of the backward pass, in percent of all parameters."""
+    come = sum(layer.parameters for layer in record.layers if layer.ready_s <= share * record.backward_s)
+    return 100 * come / sum(layer.parameters for layer in record.layers)
+
+
+def by_arithmetic(record: ProfileRecord) -> ProfileRecord:
+    """The same network and length of the passes, each layer with the share that its multiplications have.
+
+    What predictions suppose where only the length of the passes is known; see `readiness`.
+    """
+    layers = layers_of(record.model, record.classes)
+    macs = [layer.macs for layer in layers]
+    forward, last = record.forward_s / sum(macs), record.backward_s / ready_after(macs)[0]
+    times = zip([forward * cost for cost in macs], backward(macs), ready_after(macs), strict=True)
+    supposed = [
+        _layer_profile(layer, forward_s, last * cost, last * end)
+        for layer, (forward_s, cost, end) in zip(layers, times, strict=True)
+    ]
+    return record.model_copy(update={"layers": tuple(supposed)})
