@@ -26,14 +26,16 @@ def finished(cluster: Cluster, site_clone: Callable[[str], Clone]) -> Clone:
 
 
 def place(clone: Clone, **fields: int) -> None:
-    """Give each of the two runs its number of processes, and other fields to both."""
+    """Give each of the two runs its number of processes, and other fields to both; a series has a process a node."""
     plan = clone.folder / "config" / "plans" / "demo.yaml"
     text = plan.read_text()
     for run, processes in PLACED.items():
         before, _, after = text.partition(f"  {run}:\n")
         own = "".join(f"    {key}: {value}\n" for key, value in {"processes": processes, **fields}.items())
         text = before + f"  {run}:\n" + after.replace("    processes: 2\n", own, 1)
-    plan.write_text(text)
+    sizes = "    world_sizes: [1, 2]\n"
+    assert text.count(sizes) == 1
+    plan.write_text(text.replace(sizes, f"{sizes}    processes_per_node: 1\n"))
 
 
 def record_of(clone: Clone, run: str) -> dict[str, Any]:
@@ -53,6 +55,16 @@ def test_one_process_is_a_job_too(finished: Clone) -> None:
     record = record_of(finished, "resnet50-sgd-32")
     assert record["sessions"][0]["job"].isdecimal()
     assert record["placement"]["launcher"] == "alone"
+
+
+def test_a_series_is_timed_on_as_many_nodes_as_it_asks_for(cluster: Cluster, finished: Clone) -> None:
+    for processes, launcher in ((1, "alone"), (2, "slurm")):
+        path = finished.folder / f"results/demo/scaling/alexnet-weak-{processes}.json"
+        record = json.loads(path.read_text())
+        assert len(record["repeats"]) >= 7
+        assert record["placement"]["launcher"] == launcher
+        if cluster.hosts:
+            assert len(set(record["placement"]["hosts"])) == processes
 
 
 def test_the_report_is_there_and_nothing_is_left_to_do(finished: Clone) -> None:

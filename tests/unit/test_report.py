@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from profile_records import profile_record
 from replay_records import replay_record
 from scaling_records import record_series
 from support.epochs import epoch_record, step_times
@@ -54,7 +55,7 @@ from fourminutes.report.figures import BUILDERS
 from fourminutes.report.figures_runs import TIME_PARTS
 from fourminutes.report.names import FIGURE_FORMATS, TABLE_FORMATS
 from fourminutes.report.published import published
-from fourminutes.report.summary import key_numbers, sentences
+from fourminutes.report.summary import key_numbers, lines
 from fourminutes.report.tables import BUILDERS as TABLE_BUILDERS
 from fourminutes.report.tables import ablations_table, results_table, runs_table
 from fourminutes.report.words import ending, hardware, hardware_brief
@@ -225,7 +226,10 @@ def plan_of(runs: dict[str, RunPlan], name: str = "made", **blocks: Any) -> Plan
         "runs": {run: chosen.model_dump(mode="json") for run, chosen in runs.items()},
         "comm": {},
         "scale": {},
-        "report": {"replays": [f"results/{name}/replays/*.json"]},
+        "report": {
+            "replays": [f"results/{name}/replays/*.json"],
+            "profiles": [f"results/{name}/profiles/*.json"],
+        },
         **blocks,
     }
     return Plan.model_validate_json(json.dumps(raw))
@@ -249,6 +253,7 @@ def record_all(plan: Plan) -> None:
     write_record(plan.scale_record, scale_record())
     write_record(plan.manifest, manifest())
     write_record(plan.results / "replays" / "four.json", replay_record())
+    write_record(plan.results / "profiles" / "one.json", profile_record())
     record_series(plan)
     if plan.sweeps:
         record_arms(plan)
@@ -645,7 +650,8 @@ def test_the_page_tells_the_origin_of_every_run_with_its_text_escaped(page: str)
 
 
 def test_the_summary_is_worked_out_from_the_records(page: str) -> None:
-    summary = re.sub(r"\s+", " ", page.split('<p class="summary">')[1].split("</p>", maxsplit=1)[0])
+    summary = re.sub(r"\s+", " ", page.split('<dl class="summary">')[1].split("</dl>", maxsplit=1)[0])
+    assert 1 < summary.count("<dt>") <= 5
     assert (
         "3 runs of AlexNet-BN ×0.25 and ResNet-50 ×0.25 are recorded, on 10 classes and up to 2 processes." in summary
     )
@@ -661,6 +667,7 @@ def test_the_summary_is_worked_out_from_the_records(page: str) -> None:
         "At 2,048 processes, the largest size predicted, the fitted model gives 53 to 69 % efficiency over runs and "
         "algorithms (extrapolated from 4 processes on 1 host, all links taken as alike)." in summary
     )
+    assert re.search(r"Of \d+ measured steps? over limited links that nothing was fitted to", summary)
 
 
 def test_a_predicted_efficiency_is_a_key_number_only_where_links_between_hosts_were_measured(here: Path) -> None:
@@ -678,7 +685,7 @@ def test_a_predicted_efficiency_is_a_key_number_only_where_links_between_hosts_w
 def test_an_accuracy_is_told_beside_the_papers_for_the_same_network(here: Path, model: str, percent: str) -> None:
     plan = plan_of({"one": settings(model)})
     record_all(plan)
-    told = sentences(gather(plan))[1]
+    told = lines(gather(plan))["Trained"]
     assert f"the paper's {percent} are for the full network on the 1,000 classes of ImageNet" in told
 
 

@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from profile_records import ALEXNET, profile_record
 from scaling_records import scaling_record
-from sweep_records import PROVENANCE
 from test_paper_figures import panels
 from test_report import plan_of, settings
 
-from fourminutes.plan import ModelPlan, Plan
-from fourminutes.record import LayerProfile, ProfileRecord, write_record
+from fourminutes.plan import Plan
+from fourminutes.record import ProfileRecord, write_record
 from fourminutes.report.evidence import gather
 from fourminutes.report.figures_paper import half_precision
 from fourminutes.report.page import page
+from fourminutes.report.summary import lines
 from fourminutes.report.tables import BUILDERS
 from fourminutes.scale.layers import layers_of
 
-ALEXNET = ModelPlan(name="alexnet_bn")
 _SIX_DIGITS = 1e-5  # of the CSV
 
 
@@ -29,34 +29,6 @@ _SIX_DIGITS = 1e-5  # of the CSV
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def profile_record(images: int = 64, precision: str = "half") -> ProfileRecord:
-    """AlexNet-BN, every layer 1 ms forwards and 2 ms backwards; the last one is there first."""
-    layers = layers_of(ALEXNET, 1000)
-    return ProfileRecord(
-        model=ALEXNET,
-        classes=1000,
-        images=images,
-        device="NVIDIA H200",
-        precision=precision,
-        origin="measured",
-        passes=7,
-        provenance=PROVENANCE.model_copy(update={"command": "fourminutes scale profile --out profile.json"}),
-        layers=tuple(
-            LayerProfile(
-                name=layer.name,
-                kind=layer.kind,
-                parameters=sum(layer.tensors),
-                forward_s=1e-3,
-                backward_s=2e-3,
-                ready_s=2e-3 * (len(layers) - place),
-                forward_quartiles_s=(0.9e-3, 1.1e-3),
-                ready_quartiles_s=(1.9e-3 * (len(layers) - place), 2.2e-3 * (len(layers) - place)),
-            )
-            for place, layer in enumerate(layers)
-        ),
-    )
 
 
 def plan_with(*records: ProfileRecord) -> Plan:
@@ -154,6 +126,11 @@ def test_series_that_differ_in_precision_alone_stand_side_by_side() -> None:
     assert by_form.loc["fp32"].images_per_s == pytest.approx(64 / 2 * factor, rel=_SIX_DIGITS)
     assert list(by_form.loc[["fp32", "amp", "half"]].ratio) == pytest.approx([1, 2, 4])
     assert set(ours.n) == {7}
+    told = lines(gather(plan))["Speed"]
+    assert told == (
+        f"On 1 × NVIDIA H200, half precision trains ResNet-50 ×0.25 with {64 / 0.5 * factor:,.0f} images/s a device "
+        "(64 images, 4.0 times fp32)."
+    )
     runs = rows.loc["no record yet"]
     assert set(runs.ratio.isna()) == {True}
 

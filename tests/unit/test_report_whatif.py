@@ -8,7 +8,7 @@ from test_report import RUNS, plan_of, record_all
 
 from fourminutes.record import write_record
 from fourminutes.report.evidence import gather
-from fourminutes.report.summary import sentences
+from fourminutes.report.summary import lines
 from fourminutes.report.tables_whatif import what_if_table
 from fourminutes.scale.network import Link
 
@@ -49,7 +49,7 @@ def test_the_summary_says_what_would_help_most(tmp_path: Path, monkeypatch: pyte
     write_record(plan.comm_record, comm_record(Link(1e-4, 1e8)))
     evidence = gather(plan)
     gains = {row.cells["change"]: row.cells["change_percent"] for row in what_if_table(evidence).rows}
-    told = sentences(evidence)[-1]
+    told = lines(evidence)["Would help"]
     assert told.startswith("For resnet50-lars-1024-x2, over 2 processes, ")
     best = max(set(gains) - {"measured", "as it is", "network x2"}, key=gains.__getitem__)
     assert f"{best} would gain most of what was simulated, {gains[best]:+.0f} % of images/s" in told

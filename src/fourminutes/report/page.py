@@ -26,7 +26,7 @@ from fourminutes.report.evidence import Evidence, Sourced
 from fourminutes.report.names import FIGURE_FORMATS, FIGURES, TABLE_FORMATS, TABLES
 from fourminutes.report.published import published
 from fourminutes.report.scalings import Scaling
-from fourminutes.report.summary import key_numbers, sentences
+from fourminutes.report.summary import key_numbers, lines
 from fourminutes.report.table import Cell, Table
 from fourminutes.report.tables import anchor
 from fourminutes.report.tables_claims import arm_anchor
@@ -133,7 +133,7 @@ def page(evidence: Evidence, tables: dict[str, Table], figures: dict[str, dict[s
     """The whole page as HTML; figures stand in it as SVG."""
     return _template().render(
         plan=evidence.plan,
-        summary=sentences(evidence),
+        summary=lines(evidence),
         key_numbers=key_numbers(evidence),
         sections=_sections(tables, figures),
         claims=evidence.judgements,

@@ -1,4 +1,4 @@
-"""The report in five sentences, and its key numbers, worked out from the records."""
+"""The report in at most five lines, and its key numbers, worked out from the records."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from fourminutes.report import words
 from fourminutes.report.claims import Verdict
 from fourminutes.report.evidence import Evidence, Run, Sourced
 from fourminutes.report.figures_runs import TIME_PARTS
+from fourminutes.report.precisions import groups
 from fourminutes.report.published import Headline, published
 from fourminutes.report.tables_whatif import changes
+from fourminutes.scale.validate import held_against, verdict
 
 # Among the changes: what is no change, and what changes more than speed.
 _NO_CHANGE = ("measured", "as it is", "network x2")
@@ -28,18 +30,26 @@ class KeyNumber:
     origin: str
 
 
-def sentences(evidence: Evidence) -> list[str]:
-    """About five sentences: what was run, how well, how fast, what is idle, what limits; then what claims came to."""
-    told = _runs(evidence) + _sweeps(evidence) or [_NO_RUNS, _headline()]
-    return told + _claims(evidence)
+def lines(evidence: Evidence) -> dict[str, str]:
+    """At most five lines, each with what it is about.
 
-
-def _runs(evidence: Evidence) -> list[str]:
-    if not evidence.runs:
-        return []
-    told = [_what(evidence), _accuracy(evidence), _throughput(evidence), _time(evidence)]
-    told += [_collectives(comm.record) for comm in evidence.comms[:1]]
-    return told + _measured_scaling(evidence) + _prediction(evidence) + _what_helps(evidence)
+    What was trained and how well; how fast, and what is idle; how far it scales, and how sure that is; what one change
+    would gain most; and what claims came to.
+    """
+    runs, recorded = evidence.runs, evidence.runs or evidence.arms
+    told = {
+        "Trained": [_what(evidence), _accuracy(evidence)] if runs else [] if recorded else [_NO_RUNS, _headline()],
+        "Speed": [_throughput(evidence), _time(evidence)] if runs else _half_precision(evidence),
+        "Scale": [
+            *(_collectives(comm.record) for comm in evidence.comms[:1]),
+            *_measured_scaling(evidence),
+            *_prediction(evidence),
+            *_how_near(evidence),
+        ],
+        "Would help": _what_helps(evidence),
+        "Claims": _sweeps(evidence) + _claims(evidence),
+    }
+    return {about: " ".join(sentences) for about, sentences in told.items() if sentences}
 
 
 def key_numbers(evidence: Evidence) -> list[KeyNumber]:
@@ -62,7 +72,7 @@ def key_numbers(evidence: Evidence) -> list[KeyNumber]:
     return numbers
 
 
-_NO_RUNS = "No training run has been recorded yet; what follows are published numbers alone."
+_NO_RUNS = "No training run has been recorded yet."
 
 
 def _headline() -> str:
@@ -192,6 +202,35 @@ def _measured_scaling(evidence: Evidence) -> list[str]:
     return [
         f"Measured on {words.count(processes, 'process')}, {most.label} keeps {share.value:.0f} % (95 %: "
         f"{share.low:.0f} to {share.high:.0f}) of {processes:,} times the rate of one."
+    ]
+
+
+def _half_precision(evidence: Evidence) -> list[str]:
+    """What half precision does where it was measured beside fp32: the group in which it is fastest."""
+    rates = [rate for group in groups(evidence) for rate in group if rate.settings.precision == "half"]
+    measured = [(rate, rate.images_per_s, rate.ratio) for rate in rates if rate.images_per_s and rate.ratio]
+    by_model: dict[str, str] = {}
+    for rate, mean, ratio in sorted(measured, key=lambda one: -one[1].value):
+        model = words.model_name(rate.settings.model)
+        batch = rate.settings.batch.per_device
+        told = f"{model} with {mean.value:,.0f} images/s a device ({batch} images, {ratio:.1f} times fp32)"
+        by_model.setdefault(model, told)
+    if not measured:
+        return []
+    return [f"On {measured[0][0].hardware}, half precision trains {words.joined(list(by_model.values()))}."]
+
+
+def _how_near(evidence: Evidence) -> list[str]:
+    """How far the simulation is from measured steps where the wire decides, beside both models without any."""
+    cases = [case for replay in evidence.replays for case in held_against(replay.record)]
+    bound = [case for case in cases if case.settings.tensors != "small"]
+    if not bound:
+        return []
+    near = verdict(bound)
+    return [
+        f"Of {words.count(near.n, 'measured step')} over limited links that nothing was fitted to, simulated ones are "
+        f"{near.median:.1f} % off in the median and {near.worst:.0f} % at most; without overlap they would be "
+        f"{near.apart_median:.0f} %, with full overlap {near.beside_median:.0f} %."
     ]
 
 
