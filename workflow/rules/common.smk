@@ -84,6 +84,11 @@ def there(records):
     return [path for path in ([records] if isinstance(records, str) else records) if os.path.exists(path)]
 
 
+def sweep_run(wildcards):
+    """The run that the trials of a sweep vary."""
+    return PLAN.sweeps[wildcards.sweep].run
+
+
 def series_run(wildcards):
     """What a measured series times on so many processes, in a run's form."""
     series = PLAN.scaling[wildcards.series]

@@ -1,11 +1,5 @@
 """One job a sweep; its ledger grows outside of declared outputs, so that an interrupted one goes on."""
 
-
-def sweep_run(wildcards):
-    """The run that the trials of a sweep vary."""
-    return PLAN.sweeps[wildcards.sweep].run
-
-
 rule sweep:
     input:
         manifest=ancient(MANIFEST),
