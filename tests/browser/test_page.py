@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.sync_api import Browser, Page
-from sweep_records import PROVENANCE
-from test_report import RUNS, comm_record, plan_blocks, plan_of, record_all
+from report_records import RUNS, comm_record, plan_of, record_all
+from sweep_records import PROVENANCE, plan_blocks
 
 from fourminutes.report import make_report
 

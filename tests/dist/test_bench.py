@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -126,12 +127,12 @@ def test_options_that_cannot_be_read_say_so_in_one_line(option: str, text: str, 
         bench_settings(None, **none | {option: text}, step_factor=4)
 
 
-def sums_in_groups(launch: Launch) -> list[tuple[str, int, str, list[str], bool]]:
+def sums_in_groups(launch: Launch, in_a_row: int = 1) -> list[tuple[str, int, str, list[str], bool]]:
     """What was timed over four ranks in pairs and threes: each arrangement once, torus only where groups are even."""
     # What is asked for twice comes once.
     topologies = groupings(launch, (2, 3, 2))
     items = arrangements(("ring", "hierarchical", "torus"), topologies, ("fp32", "fp16", "fp32"))
-    calls = time_calls(items, 1024, torch.device("cpu"), repeats=3)
+    calls = time_calls(items, 1024, torch.device("cpu"), repeats=3, in_a_row=in_a_row)
     return [
         (one.algorithm, one.group_ranks, one.wire, [stage.stage for stage in one.stages], _adds_up(one))
         for one in calls
@@ -139,7 +140,8 @@ def sums_in_groups(launch: Launch) -> list[tuple[str, int, str, list[str], bool]
 
 
 def _adds_up(calls: Calls) -> bool:
-    """Stages begin after the call and end before it does."""
+    """Stages begin after the call and end before it does; three calls were asked for."""
+    assert len(calls.seconds) == 3
     sums = [sum(column) for column in zip(*[stage.seconds for stage in calls.stages], strict=True)]
     # Moments since the Unix epoch are exact to a quarter of a microsecond.
     return all(0 < parts <= whole + 2e-6 for parts, whole in zip(sums, calls.seconds, strict=True))
@@ -173,8 +175,9 @@ def test_nothing_to_measure_is_refused_in_one_line() -> None:
         assert "torus: groups of 3, 1 ranks are of unequal size" in line
 
 
-def test_each_arrangement_is_timed_by_groups_and_number_format_and_its_stages_add_up() -> None:
-    by_rank = run_ranks(sums_in_groups, 4)
+@pytest.mark.parametrize("in_a_row", [1, 5])
+def test_each_arrangement_is_timed_by_groups_and_number_format_and_its_stages_add_up(in_a_row: int) -> None:
+    by_rank = run_ranks(partial(sums_in_groups, in_a_row=in_a_row), 4)
     assert by_rank[0] == by_rank[1] == by_rank[2] == by_rank[3]
     hierarchy = ["reduce, within", "all_reduce, across", "broadcast, within"]
     once = [

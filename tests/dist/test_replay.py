@@ -116,6 +116,21 @@ def test_a_second_start_measures_only_what_is_missing(folder: Path, tmp_path: Pa
     assert (new["timings"], new["cases"]["ring"]) == (old["timings"], old["cases"]["ring"])
 
 
+def test_one_that_ended_among_the_collectives_goes_on_with_the_next_size(folder: Path, tmp_path: Path) -> None:
+    whole = json.loads((folder / "replay.json").read_text())
+    half = len(whole["timings"]) // 2
+    begun = {**whole, "timings": whole["timings"][:half], "bucket_s": None, "cases": {}}
+    (tmp_path / "replay.json").write_text(json.dumps(begun))
+    assert replay(tmp_path, CASES).returncode == 0
+    done = json.loads((tmp_path / "replay.json").read_text())
+    assert done["timings"][:half] == whole["timings"][:half]
+    what = ("algorithm", "group_ranks", "wire", "message_bytes")
+    assert [[one[key] for key in what] for one in done["timings"]] == [
+        [one[key] for key in what] for one in whole["timings"]
+    ]
+    assert done["bucket_s"] is not None
+
+
 def test_a_record_of_other_settings_is_left_as_it_is(folder: Path) -> None:
     before = (folder / "replay.json").read_text()
     done = replay(folder, {**CASES, "forward_s": 0.02})

@@ -4,34 +4,26 @@ import itertools
 from collections.abc import Callable
 
 import pytest
+from comm_records import ALGORITHMS, allreduce_time, comm_record, timing, timings_of
 from support.epochs import epoch_record, step_times
 
 from fourminutes.comm.calls import Calls, StageCalls
 from fourminutes.comm.fit import UNLIMITED_BYTE_S, cost_terms, fit_links, fit_stages
 from fourminutes.errors import UserError
-from fourminutes.plan import BatchPlan, CommBenchPlan, ReducePlan, RunPlan, ScalePlan
+from fourminutes.plan import BatchPlan, ReducePlan, RunPlan, ScalePlan
 from fourminutes.record import (
-    CollectiveTiming,
-    CommRecord,
     Epoch,
-    LinkFit,
     Placement,
     Reduction,
     RunRecord,
     provenance,
 )
-from fourminutes.scale.fitted import Fitted, costs_of
-from fourminutes.scale.network import Link, Network, total_s
+from fourminutes.scale.fitted import costs_of
+from fourminutes.scale.network import Link, Network
 from fourminutes.scale.simulate import compute_of, reduce_of, simulate
 from fourminutes.scale.step import simulate_step
 
 LINK = Link(latency_s=10e-6, bandwidth_byte_s=10e9)
-ALGORITHMS = ("ring", "hierarchical", "torus")
-
-
-def allreduce_time(algorithm: str, message_bytes: float, processes: int, link: Link, group_ranks: int) -> float:
-    """By one link for all messages."""
-    return total_s(Fitted({algorithm: link}).parts(algorithm, message_bytes, processes, group_ranks))
 
 
 # --- the equations --------------------------------------------------------------------------------------------------
@@ -94,27 +86,6 @@ def test_unknown_algorithm_is_refused() -> None:
 # --- the fit --------------------------------------------------------------------------------------------------------
 
 
-def timing(algorithm: str, size: int, median_s: float, group_ranks: int = 4) -> CollectiveTiming:
-    return CollectiveTiming(
-        algorithm=algorithm,
-        group_ranks=group_ranks,
-        message_bytes=size,
-        repeats=5,
-        median_s=median_s,
-        lower_quartile_s=median_s,
-        upper_quartile_s=median_s,
-        bus_gbyte_s=1,
-    )
-
-
-def timings_of(link: Link, processes: int = 16) -> list[CollectiveTiming]:
-    return [
-        timing(algorithm, size, allreduce_time(algorithm, size, processes, link, 4))
-        for algorithm in ALGORITHMS
-        for size in (1024, 131_072, 8_388_608)
-    ]
-
-
 @pytest.mark.parametrize("link", [LINK, Link(2e-3, 25e6), Link(1e-6, 400e9)], ids=str)
 def test_fit_finds_the_link_that_made_the_times(link: Link) -> None:
     fits = fit_links(timings_of(link), 16)
@@ -158,20 +129,6 @@ def test_a_stage_that_ended_with_the_one_before_it_once_is_not_all_that_counts()
 
 
 # --- predictions of runs --------------------------------------------------------------------------------------------
-
-
-def comm_record(link: Link) -> CommRecord:
-    return CommRecord(
-        plan="test",
-        settings=CommBenchPlan(processes=16, group_ranks=4),
-        placement=Placement(launcher="torchrun", hosts=("a",) * 16, device="cpu", backend="gloo"),
-        provenance=provenance(),
-        timings=tuple(timings_of(link)),
-        fits=tuple(
-            LinkFit(algorithm=algorithm, alpha_s=link.latency_s, bandwidth_byte_s=link.bandwidth_byte_s)
-            for algorithm in ALGORITHMS
-        ),
-    )
 
 
 def epoch(number: int, step_s: float, steps: int = 10) -> Epoch:

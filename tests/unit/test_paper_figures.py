@@ -9,8 +9,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.text import Text
+from report_records import drawn_as, plan_of, points, scale_record
 from test_paper_tables import RECORDED, record_of
-from test_report import drawn_as, plan_of, points, scale_record
 
 from fourminutes.facts import Certainty
 from fourminutes.plan import Plan

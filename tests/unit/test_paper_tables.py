@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from pydantic import ValidationError
-from test_report import ROOT, plan_of, run_record, settings
+from report_records import ROOT, plan_of, run_record, settings
 
 from fourminutes.plan import ModelPlan, OptimizerPlan, Plan, RunPlan, load_plan
 from fourminutes.record import RunRecord, write_record

@@ -1,5 +1,6 @@
 """Half precision: what is rounded, what stays fp32, and that a run in it goes where a run in fp32 goes."""
 
+from copy import deepcopy
 from statistics import fmean
 
 import pytest
@@ -117,6 +118,23 @@ def test_a_pass_that_fails_leaves_the_parameters_in_their_place(precision: str) 
     with pytest.raises(RuntimeError, match=r"shape|size|channels"):
         network(torch.zeros(4, 1, PX, PX))
     assert [id(one) for one in model.parameters()] == [id(one) for one in parameters]
+
+
+@pytest.mark.parametrize("precision", ["half", "half-lars"])
+def test_a_copied_network_trains_its_own_parameters(precision: str) -> None:
+    images, _ = pictures(4)
+    network = in_precision(small_model(), precision, CPU).eval()
+    before = network(images)
+    copied = deepcopy(network)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.mul_(2)
+    logits = copied(images)
+    assert not torch.equal(logits, before)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in copied.parameters())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert torch.equal(network(images), before)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("amp", torch.float16), ("bf16", torch.bfloat16)])

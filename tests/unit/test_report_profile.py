@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from profile_records import ALEXNET, profile_record
+from report_records import plan_of, settings
 from scaling_records import scaling_record
 from test_paper_figures import panels
-from test_report import plan_of, settings
 
 from fourminutes.plan import Plan
 from fourminutes.record import ProfileRecord, write_record

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from test_costmodel import comm_record
-from test_report import RUNS, plan_of, record_all
+from comm_records import comm_record
+from report_records import RUNS, plan_of, record_all
 
 from fourminutes.record import write_record
 from fourminutes.report.evidence import gather

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from comm_records import comm_record
 from scaling_records import SPLIT, SPREAD, repeats, scaling_record
 from sweep_records import PROVENANCE
-from test_costmodel import comm_record
 
 from fourminutes.doctor.needs import jobs_of, needs_pictures
 from fourminutes.errors import UserError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -37,6 +37,8 @@ from fourminutes.record import (
 # Sizes of the collectives: from what latency decides about on, a factor apart that no bucket size is a power of.
 _SMALLEST_BYTES, _FACTOR = 768, 6
 _CALLS = 5
+# Up to this size a call is short, and chance decides how long one takes alone: a row of them is timed.
+_SHORT_BYTES, _IN_A_ROW = 2**16, 32
 # Beyond this size a call is long, and one is like another.
 _LARGE_BYTES, _FEW_CALLS = 16 * 2**20, 3
 _ROW, _ROW_READY_S = 64, 0.01
@@ -55,8 +57,11 @@ def run_replay(settings: ReplayPlan, out: Path, *, link: str = "") -> None:
         whole = _readiness(settings, device_of(launch))
         record = _agreed(_begun(settings, whole, out, launch, topology, link) if launch.is_first else None)
         if record.bucket_s is None:
-            timings = record.timings or _timings(record, launch, topology)
-            record = record.model_copy(update={"timings": timings, "bucket_s": _bucket_s(timings, topology)})
+            for timings in _timings(record, launch, topology):
+                record = record.model_copy(update={"timings": (*record.timings, *timings)})
+                if launch.is_first:
+                    write_record(out, record)
+            record = record.model_copy(update={"bucket_s": _bucket_s(record.timings, topology)})
             if launch.is_first:
                 write_record(out, record)
         missing = [name for name in settings.cases if name not in record.cases]
@@ -131,8 +136,11 @@ def _readiness(settings: ReplayPlan, device: torch.device) -> Readiness:
     return Readiness(sizes, settings.ready_s)
 
 
-def _timings(record: ReplayRecord, launch: Launch, topology: Topology) -> tuple[CollectiveTiming, ...]:
-    """The collectives alone, at sizes that no bucket has, in every arrangement and number format of the cases."""
+def _timings(record: ReplayRecord, launch: Launch, topology: Topology) -> Iterator[list[CollectiveTiming]]:
+    """The collectives alone that the record does not hold yet, size by size.
+
+    At sizes that no bucket has, in every arrangement and number format of the cases.
+    """
     settings, largest = record.settings, _largest_bytes(record)
     groups = sorted(_group_sizes(settings.cases) - {topology.group_ranks})
     topologies = [topology, *(topology.regrouped(size) for size in groups)]
@@ -143,14 +151,16 @@ def _timings(record: ReplayRecord, launch: Launch, topology: Topology) -> tuple[
         for item in arrangements(tuple(names), topologies, tuple(largest))
         if item.algorithm == "ring" or item.group_ranks > 1  # groups of one are the ring
     ]
-    timings: list[CollectiveTiming] = []
+    held = {(one.algorithm, one.group_ranks, one.wire, one.message_bytes) for one in record.timings}
     size = _SMALLEST_BYTES
-    while asked := [item for item in items if size < _FACTOR * largest[item.wire]]:
-        few = size > _LARGE_BYTES
-        calls = time_calls(asked, size, device_of(launch), repeats=_FEW_CALLS if few else _CALLS, warm_up=not few)
-        timings += [one.timing(launch.world_size) for one in calls]
+    while wanted := [item for item in items if size < _FACTOR * largest[item.wire]]:
+        missing = [item for item in wanted if (item.algorithm, item.group_ranks, item.wire, size) not in held]
+        few, row = size > _LARGE_BYTES, _IN_A_ROW if size <= _SHORT_BYTES else 1
+        repeats = _FEW_CALLS if few else _CALLS
+        if missing:
+            calls = time_calls(missing, size, device_of(launch), repeats=repeats, warm_up=not few, in_a_row=row)
+            yield [one.timing(launch.world_size) for one in calls]
         size *= _FACTOR
-    return tuple(timings)
 
 
 def _largest_bytes(record: ReplayRecord) -> dict[Wire, float]:

@@ -50,7 +50,10 @@ def arrangements(algorithms: Sequence[str], topologies: Sequence[Topology], wire
 
 @dataclass(frozen=True)
 class _Call:
-    """What one rank saw of one call: its time, and when each of its stages ended, in seconds from the call's start."""
+    """What one rank saw of one call, or of the mean one of a row.
+
+    That is its time, and when each of its stages ended, in seconds from the call's start.
+    """
 
     total_s: float
     ends_s: dict[str, float]
@@ -58,7 +61,13 @@ class _Call:
 
 
 def time_calls(
-    items: Sequence[Arrangement], message_bytes: int, device: torch.device, *, repeats: int, warm_up: int = 0
+    items: Sequence[Arrangement],
+    message_bytes: int,
+    device: torch.device,
+    *,
+    repeats: int,
+    warm_up: int = 0,
+    in_a_row: int = 1,
 ) -> list[Calls]:
     """Time `repeats` calls of every arrangement at one size, in turns, so that a disturbance hits all of them alike.
 
@@ -70,11 +79,13 @@ def time_calls(
         device: where the message lies.
         repeats: timed calls of each.
         warm_up: calls of each before them that are not timed.
+        in_a_row: calls that follow one another without all ranks meeting in between, each time; their mean is one
+            timed call. In a row, being late for one call is made up for in the next, as it is in a step of training.
     """
     tensors = {wire: _message(message_bytes, wire, device) for wire in {item.wire for item in items}}
     seen: list[list[_Call]] = [[] for _ in items]
     for call, (item, calls) in itertools.product(range(warm_up + repeats), zip(items, seen, strict=True)):
-        one = _timed(item, tensors[item.wire], device)
+        one = _timed(item, tensors[item.wire], device, in_a_row)
         if call >= warm_up:
             calls.append(one)
     everyones: list[list[list[_Call]]] = [seen] * distributed.get_world_size()
@@ -87,22 +98,26 @@ def _message(message_bytes: int, wire: Wire, device: torch.device) -> Tensor:
     return torch.zeros(message_bytes // dtype.itemsize, dtype=dtype, device=device)
 
 
-def _timed(item: Arrangement, tensor: Tensor, device: torch.device) -> _Call:
-    """One call, which all ranks enter together."""
+def _timed(item: Arrangement, tensor: Tensor, device: torch.device, in_a_row: int) -> _Call:
+    """A row of calls, the first of which all ranks enter together; the mean of them."""
     HERE.begin(f"{item.algorithm} of {tensor.nbytes / 1024:g} KiB")
     _settle(device)
     distributed.barrier()
     _settle(device)
     tracer, payload_bytes = Tracer(device), {}
     start_s = time.perf_counter()
-    for stage in item.stages(tensor):
-        payload_bytes[str(stage)] = stage.payload_bytes
-        tracer.mark(0, str(stage))
+    for _ in range(in_a_row):
+        for stage in item.stages(tensor):
+            payload_bytes[str(stage)] = stage.payload_bytes
+            tracer.mark(0, str(stage))
     tracer.mark(0, "")
     _settle(device)
-    total_s = time.perf_counter() - start_s
-    spans = tracer.spans()
-    return _Call(total_s, {span.name: span.end_s - spans[0].start_s for span in spans}, payload_bytes)
+    total_s = (time.perf_counter() - start_s) / in_a_row
+    lasted_s = dict.fromkeys(payload_bytes, 0.0)
+    for span in tracer.spans():
+        lasted_s[span.name] += (span.end_s - span.start_s) / in_a_row
+    ends_s = dict(zip(lasted_s, itertools.accumulate(lasted_s.values()), strict=True))
+    return _Call(total_s, ends_s, payload_bytes)
 
 
 def _settle(device: torch.device) -> None:

@@ -129,11 +129,14 @@ def _run_on_copies(module: nn.Module, copy: Callable[[Tensor], Tensor]) -> None:
     before all layers would hand on every gradient after the last layer's backward, and nothing of their reduction
     could be hidden behind it.
     """
-    masters = {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
+    masters: dict[str, nn.Parameter | None] = {}
 
+    # Of the module that runs, which may be a copy of this one.
     def hold_copies(module: nn.Module, _inputs: Any) -> None:
+        masters.update(module._parameters)
         for name, master in masters.items():
-            module._parameters[name] = copy(master)  # type: ignore[assignment]
+            if master is not None:
+                module._parameters[name] = copy(master)  # type: ignore[assignment]
 
     def hold_masters(module: nn.Module, _inputs: Any, _output: Any) -> None:
         module._parameters.update(masters)
