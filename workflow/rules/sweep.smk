@@ -1,5 +1,6 @@
 """One job a sweep; its ledger grows outside of declared outputs, so that an interrupted one goes on."""
 
+
 rule sweep:
     input:
         manifest=ancient(MANIFEST),
