@@ -244,7 +244,7 @@ def test_without_measured_collectives_nothing_is_predicted(here: Path):
 def test_a_series_without_records_says_so(here: Path):
     table = measured_scaling_table(gather(plan_of(here, weak=SERIES)))
     assert table.footnotes() == (table.empty,)
-    assert "No series has been measured yet" in drawn(here, weak=SERIES)
+    assert "No series has been measured at several numbers of processes yet" in drawn(here, weak=SERIES)
 
 
 def test_the_efficiency_of_nodes_is_shown_only_where_there_are_several(here: Path):
