@@ -98,6 +98,7 @@ SECTIONS = (
     ),
     ("systems", "Other systems", (("figure", "systems"), ("table", "systems"))),
 )
+_OF_RUNS = ("runs", "compare")
 #: Figures of the user's records with published numbers among them.
 _WITH_PUBLISHED = ("ablations", "half-precision", "throughput", "efficiency")
 #: Tables that are too long to lie open.
@@ -135,7 +136,7 @@ def page(evidence: Evidence, tables: dict[str, Table], figures: dict[str, dict[s
         plan=evidence.plan,
         summary=lines(evidence),
         key_numbers=key_numbers(evidence),
-        sections=_sections(tables, figures),
+        sections=_sections(tables, figures, evidence),
         claims=evidence.judgements,
         folded=FOLDED,
         unsorted=UNSORTED,
@@ -183,14 +184,17 @@ def _template() -> Template:
     return environment.get_template("page.html.jinja")
 
 
-def _sections(tables: Container[str], figures: Container[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """The sections that have something to show."""
+def _sections(
+    tables: Container[str], figures: Container[str], evidence: Evidence
+) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """The sections that the plan has; those of runs at the end where none is recorded yet."""
     present = {"verdicts": tables, "table": tables, "figure": figures}
     chosen = [
         (place, heading, [(kind, name) for kind, name in items if name in present[kind]])
         for place, heading, items in SECTIONS
     ]
-    return [section for section in chosen if section[2]]
+    there = [section for section in chosen if section[2]]
+    return there if evidence.runs else sorted(there, key=lambda section: section[0] in _OF_RUNS)
 
 
 def _shown_origins(figure: str, evidence: Evidence) -> list[str]:
