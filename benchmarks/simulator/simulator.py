@@ -72,11 +72,11 @@ def measured_moments(network: ModelName, kept: Path) -> list[float]:
     if not kept.is_file():
         import torch
 
-        from fourminutes.comm.ready import readiness_of
+        from fourminutes.comm.ready import noise, readiness_of
         from fourminutes.models import build_model
 
         model = build_model(ModelPlan(name=network), 1000, seed=0)
-        moments = readiness_of(model, torch.zeros(4, 3, 224, 224)).ready_s
+        moments = readiness_of(model, noise(4, 224, torch.device("cpu"))).ready_s
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(moments) + "\n")
     found: list[float] = json.loads(kept.read_text())

@@ -13,7 +13,11 @@ from fourminutes.cli_scale_profile import profile
 from fourminutes.cli_scale_replay import replay
 from fourminutes.plan import load_plan, series_settings
 
-scale_app = typer.Typer(help="Measure and predict other sizes.", no_args_is_help=True, rich_markup_mode=None)
+scale_app = typer.Typer(
+    help="Steps at other sizes, one device's profile, what to buy: measured and predicted.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 scale_app.command("plan", epilog="Example: fourminutes scale plan --target-minutes 10 --price P40=0.4,H200=3")(plan_)
 scale_app.command(
     epilog="Examples: fourminutes scale profile --model resnet50 --device cuda --precision half --out profile.json; "

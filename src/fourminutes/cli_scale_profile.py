@@ -24,10 +24,10 @@ def profile(
         Precision, typer.Option(help="number format; from rates fp32, or half for two bytes")
     ] = "fp32",
     tflops: Annotated[
-        float | None, typer.Option(help="from a device's rates: 10^12 operations/s", min=1e-6, max=1e9)
+        float | None, typer.Option(help="in place of measuring: 10^12 operations/s of a device", min=1e-6, max=1e9)
     ] = None,
     memory_gb_s: Annotated[
-        float | None, typer.Option("--memory-gb-s", help="and 10^9 bytes/s of its memory", min=1e-6, max=1e9)
+        float | None, typer.Option("--memory-gb-s", help="with --tflops: 10^9 bytes/s of its memory", min=1e-6, max=1e9)
     ] = None,
 ) -> None:
     """Say where a network's time goes by layer, and when its gradients come: measured, or from a device's two rates."""

@@ -12,7 +12,10 @@ from fourminutes.comm.launch import TIMEOUT_S
 
 
 def replay(
-    cases: Annotated[Path, typer.Argument(help="YAML file: network, repeats, and the cases by name")],
+    cases: Annotated[
+        Path,
+        typer.Argument(help="YAML file: network, repeats, and the cases by name; keys in workflow/schemas/plan.md"),
+    ],
     out: Annotated[Path, typer.Option(help="JSON record to write, or to go on with")],
     link: Annotated[str, typer.Option(help="what the links are, for the record, such as '200 Mbit/s'")] = "",
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,12 @@ from processes import run_ranks
 
 from fourminutes.comm.bench import groupings, run_bench
 from fourminutes.comm.calls import Calls
+from fourminutes.comm.collectives import ALGORITHMS, Stage
 from fourminutes.comm.launch import Launch
 from fourminutes.comm.options import bench_settings
 from fourminutes.comm.tables import bench_table
 from fourminutes.comm.timing import Arrangement, arrangements, time_calls
-from fourminutes.comm.topology import connect, discover
+from fourminutes.comm.topology import Topology, connect, discover
 from fourminutes.errors import UserError
 from fourminutes.plan import CommBenchPlan
 from fourminutes.record import CommRecord, read_record
@@ -142,9 +144,30 @@ def sums_in_groups(launch: Launch, in_a_row: int = 1) -> list[tuple[str, int, st
 def _adds_up(calls: Calls) -> bool:
     """Stages begin after the call and end before it does; three calls were asked for."""
     assert len(calls.seconds) == 3
+    # Of a row that was not divided by its length, stages would be a small part.
+    assert sum(map(sum, (stage.seconds for stage in calls.stages))) > 0.5 * sum(calls.seconds)
     sums = [sum(column) for column in zip(*[stage.seconds for stage in calls.stages], strict=True)]
     # Moments since the Unix epoch are exact to a quarter of a microsecond.
     return all(0 < parts <= whole + 2e-6 for parts, whole in zip(sums, calls.seconds, strict=True))
+
+
+def calls_made(launch: Launch) -> int:
+    """Stages gone through for three timed rows of five calls, and one of them to warm up."""
+    made = []
+
+    def counted(tensor: torch.Tensor, topology: Topology) -> Iterator[Stage]:
+        made.append(tensor.numel())
+        return ALGORITHMS["ring"](tensor, topology)
+
+    (ring,) = arrangements(("ring",), groupings(launch, (2,)), ("fp32",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fourminutes.comm.timing.ALGORITHMS", {"ring": counted})
+        time_calls([ring], 1024, torch.device("cpu"), repeats=3, warm_up=1, in_a_row=5)
+    return len(made)
+
+
+def test_a_row_has_as_many_calls_as_asked_for() -> None:
+    assert run_ranks(calls_made, 2) == [20, 20]
 
 
 def by_uneven_hosts(launch: Launch) -> list[list[str]]:

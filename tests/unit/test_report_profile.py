@@ -126,13 +126,36 @@ def test_series_that_differ_in_precision_alone_stand_side_by_side() -> None:
     assert by_form.loc["fp32"].images_per_s == pytest.approx(64 / 2 * factor, rel=_SIX_DIGITS)
     assert list(by_form.loc[["fp32", "amp", "half"]].ratio) == pytest.approx([1, 2, 4])
     assert set(ours.n) == {7}
-    told = lines(gather(plan))["Speed"]
-    assert told == (
-        f"On 1 × NVIDIA H200, half precision trains ResNet-50 ×0.25 with {64 / 0.5 * factor:,.0f} images/s a device "
-        "(64 images, 4.0 times fp32)."
+    assert lines(gather(plan))["Speed"] == (
+        f"Half precision trains ResNet-50 ×0.25 with {64 / 0.5 * factor:,.0f} images/s a device on 1 × NVIDIA H200 "
+        "(64 images, 4.0 times fp32 without TF32)."
     )
     runs = rows.loc["no record yet"]
     assert set(runs.ratio.isna()) == {True}
+
+
+def of_two_cards() -> Plan:
+    """A plan that draws the same series from the folders of two cards, of which the first is half as fast."""
+    plan = series_plan()
+    for card, slower in (("A100", 2.0), ("H200", 1.0)):
+        for name, step_s in {"half": 0.5, "fp32": 2.0}.items():
+            record = scaling_record(plan, name, 1, step_s=slower * step_s)
+            placement = record.placement.model_copy(update={"device": f"NVIDIA {card}"})
+            path = Path(f"cards/{card}/{name}.json")
+            write_record(path, record.model_copy(update={"placement": placement}))
+    return plan_of({}, data=None, comm=None, scale=None, report={"scaling_records": ["cards/*/*.json"]})
+
+
+def test_the_same_series_of_two_cards_are_two_groups_of_rates_and_no_scaling() -> None:
+    plan = of_two_cards()
+    rows = csv("half-precision", plan)
+    ours = rows[rows.source == "series, synthetic input"]
+    assert list(ours.hardware) == ["1 × NVIDIA A100", "1 × NVIDIA H200", "1 × NVIDIA A100", "1 × NVIDIA H200"]
+    assert list(ours.ratio) == pytest.approx([1, 1, 4, 4])
+    assert "on 1 × NVIDIA H200" in lines(gather(plan))["Speed"]
+    assert "A100" not in lines(gather(plan))["Speed"]
+    # One process is no scaling, however many records there are.
+    assert [axes for axes in panels("scaling-measured", plan) if axes.axison] == []
 
 
 def test_more_than_two_precisions_do_not_hide_one_another() -> None:

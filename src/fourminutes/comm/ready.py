@@ -49,14 +49,27 @@ def moments_of(network: nn.Module, images: Tensor, passes: int = _PASSES) -> lis
 @contextmanager
 def as_in_training(network: nn.Module, device: torch.device) -> Iterator[None]:
     """Within this `network` runs as in training; its buffers, its mode and the random state are put back at the end."""
-    was_training, before = network.training, [buffer.clone() for buffer in network.buffers()]
+    modes = [(module, module.training) for module in network.modules()]
+    before = [buffer.clone() for buffer in network.buffers()]
     network.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-    network.train(was_training)
-    with torch.no_grad():
-        for buffer, value in zip(network.buffers(), before, strict=True):
-            buffer.copy_(value)
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+        with torch.no_grad():
+            for buffer, value in zip(network.buffers(), before, strict=True):
+                buffer.copy_(value)
+
+
+def noise(images: int, side_px: int, device: torch.device) -> Tensor:
+    """A batch to time passes on: (images, 3, side_px, side_px), fp32, standard normal, always the same.
+
+    Not zeros, on which a GPU is faster than on any picture.
+    """
+    drawn = torch.randn(images, 3, side_px, side_px, generator=torch.Generator().manual_seed(0))
+    return drawn.to(device).contiguous(memory_format=torch.channels_last)  # as the loader hands pictures over
 
 
 def _trained(network: nn.Module) -> list[nn.Parameter]:

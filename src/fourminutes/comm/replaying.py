@@ -13,7 +13,7 @@ from fourminutes.comm.collectives import ALGORITHMS
 from fourminutes.comm.fusion import buckets_of
 from fourminutes.comm.group import device_of, process_group
 from fourminutes.comm.launch import Launch, resolve_launch
-from fourminutes.comm.ready import readiness_of
+from fourminutes.comm.ready import noise, readiness_of
 from fourminutes.comm.replay import replay_steps
 from fourminutes.comm.timing import arrangements, time_calls
 from fourminutes.comm.topology import Topology, discover, placement
@@ -126,8 +126,7 @@ def _readiness(settings: ReplayPlan, device: torch.device) -> Readiness:
     """
     network = build_model(settings.model, settings.classes, seed=0)
     if not settings.ready_s:
-        side = settings.model.image_px
-        return readiness_of(network.to(device), torch.zeros(settings.images, 3, side, side, device=device))
+        return readiness_of(network.to(device), noise(settings.images, settings.model.image_px, device))
     sizes = tuple(4 * weight.numel() for weight in network.parameters() if weight.requires_grad)
     if len(settings.ready_s) != len(sizes):
         raise UserError(

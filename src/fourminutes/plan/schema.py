@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 from fourminutes.files import write_text
 from fourminutes.plan.data import ImageNetSource, SyntheticSource
 from fourminutes.plan.model import Plan
+from fourminutes.plan.replay import ReplayCase, ReplayPlan
 from fourminutes.plan.run import RunPlan
 from fourminutes.plan.scaling import ScalingPlan
 
@@ -38,6 +39,8 @@ def _reference() -> str:
     lines += _section("`data.source`, `kind: imagenet`", ImageNetSource)
     lines += _section("A run (`runs.<name>`, and `defaults`)", RunPlan)
     lines += _section("A measured series (`scaling.<name>`)", ScalingPlan)
+    lines += _section("Steps to replay (`fourminutes scale replay`), a file of their own", ReplayPlan)
+    lines += _section("One of its cases (`cases.<name>`)", ReplayCase)
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ class LayerProfile(Record):
     name: str
     kind: str = Field(description="conv, norm or linear")
     parameters: int
-    forward_s: float = Field(description="median over the passes, if measured; so are the others")
+    forward_s: float = Field(description="of the layer itself; median over the passes, if measured; so are the others")
     backward_s: float = Field(description="from the gradients of the layer after it to its own")
     ready_s: float = Field(description="when its gradients are there, from the begin of the backward pass")
     forward_quartiles_s: tuple[float, float] | None = Field(None, description="over the passes; null if worked out")
@@ -41,7 +41,7 @@ class ProfileRecord(Record):
 
     @property
     def forward_s(self) -> float:
-        """Of all layers; what has no parameters counts with the layer before it or not at all."""
+        """Of all layers with parameters; ReLUs, pooling and additions are not in it."""
         return sum(layer.forward_s for layer in self.layers)
 
     @property

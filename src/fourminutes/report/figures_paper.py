@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fourminutes.comm.fit import cost_terms
 from fourminutes.facts import Certainty, Fact
+from fourminutes.report import words
 from fourminutes.report.drawing import (
     COLOURS,
     DASHED,
@@ -130,7 +131,10 @@ def half_precision(evidence: Evidence) -> Figure:
 
 
 def _shared_name(group: Sequence[Rate]) -> str:
-    """What the names of the group's runs begin with, or the first of them where that is nothing."""
+    """A series by its network and batch; of runs what their names begin with, or the first one."""
+    first = group[0]
+    if first.kind == "series":
+        return f"{words.model_name(first.settings.model)}, {words.count(first.settings.batch.per_device, 'image')}"
     parts = zip(*(rate.label.split("-") for rate in group), strict=False)
     shared = takewhile(lambda alike: len(set(alike)) == 1, parts)
     return "-".join(alike[0] for alike in shared) or group[0].label

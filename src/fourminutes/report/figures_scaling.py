@@ -42,7 +42,11 @@ def _series(scalings: Sequence[Scaling]) -> dict[str, list[Scaling]]:
     by_label: dict[str, list[Scaling]] = {}
     for one in sorted(scalings, key=lambda one: one.record.processes):
         by_label.setdefault(one.label, []).append(one)
-    return {label: points for label, points in sorted(by_label.items()) if len(points) > 1}
+    return {label: points for label, points in sorted(by_label.items()) if len({_size(one) for one in points}) > 1}
+
+
+def _size(one: Scaling) -> int:
+    return one.record.processes
 
 
 def _told(label: str, mode: str) -> str:

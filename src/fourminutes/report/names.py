@@ -16,13 +16,13 @@ TABLES = {
     "compare": "The runs side by side: where their settings differ, and what came of them.",
     "results": "The paper's results beside the recorded runs; only runs on ImageNet itself are comparable.",
     "ablations": "The paper's techniques one after the other, with the recorded runs that match each.",
-    "half-precision": "Throughput in single and half precision: the paper's, and what was measured that differs in it.",
+    "half-precision": "Throughput in single and half precision: the paper's, and measured pairs that differ in it.",
     "systems": "ImageNet trainings compared in the paper and after it, up to MLPerf v4.0.",
     "allreduce": "The measured all-reduce by message size and algorithm: median, quartiles and bus bandwidth.",
     "steps": "Transfers one after another in a ring and in the hierarchical all-reduce: as published, and as counted.",
     "scaling-measured": (
-        "Training steps timed at several numbers of processes: the rate, what is left of the ideal one, and where a "
-        "step's time goes."
+        "Training steps timed at one number of processes or several: the rate, what is left of the ideal one, and "
+        "where a step's time goes."
     ),
     "scaling": "Predicted efficiency by number of processes, the batch of each process kept.",
     "what-if": "What would change the recorded runs over several processes, one thing at a time.",
@@ -75,7 +75,7 @@ FIGURES = {
     ),
     "profile": (
         "When gradients come on one device: how much of them is there by share of the backward pass, measured, and as "
-        "predictions suppose it that know only how long the pass takes (dashed)."
+        "predictions suppose it where only the pass's length is known (dashed)."
     ),
     "validation": (
         "Simulated against measured steps that nothing was fitted to, computing replayed as timed waits; at the right "

@@ -24,6 +24,7 @@ from fourminutes.record import (
 from fourminutes.report import drawing, words
 from fourminutes.report.evidence import Evidence, Sourced
 from fourminutes.report.names import FIGURE_FORMATS, FIGURES, TABLE_FORMATS, TABLES
+from fourminutes.report.precisions import groups
 from fourminutes.report.published import published
 from fourminutes.report.scalings import Scaling
 from fourminutes.report.summary import key_numbers, lines
@@ -200,7 +201,7 @@ def _sections(
 def _shown_origins(figure: str, evidence: Evidence) -> list[str]:
     """What the figure shows: measured, predicted or published numbers."""
     by_figure = {"allreduce": evidence.comms, "batch-size": evidence.arms, "tuning": evidence.arms}
-    by_figure["scaling-measured"] = evidence.scalings
+    by_figure |= {"scaling-measured": evidence.scalings, "half-precision": groups(evidence)}
     measured = by_figure.get(figure, evidence.runs)
     predicted = evidence.scale if figure in ("throughput", "efficiency") else None
     if figure in ("scalability", "systems"):
@@ -210,7 +211,7 @@ def _shown_origins(figure: str, evidence: Evidence) -> list[str]:
     if figure == "p40":
         return ["predicted", "published"]
     if figure in ("validation", "profile"):
-        return ["measured", "predicted"]
+        return ["measured", "predicted"] if (evidence.replays if figure == "validation" else evidence.profiles) else []
     shown = [("measured", measured), ("predicted", predicted), ("published", figure in _WITH_PUBLISHED)]
     return [origin for origin, there in shown if there]
 

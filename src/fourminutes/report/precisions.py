@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from fourminutes.plan import RunPlan
 from fourminutes.plan.run import LossScalePlan
@@ -23,7 +24,8 @@ class Rate:
         images_per_s: its rate a device, where it is recorded: over runs with other seeds, or the repeats of a series.
         ratio: that over fp32's.
         hardware: what computed, in words.
-        source: `run`, or `series` where steps alone were timed, and on what input.
+        kind: `run`, or `series` where steps alone were timed.
+        source: that, and on what input, in words.
         anchor: the place of its record on the page.
         data: what was computed on; rates compare only where that is the same.
     """
@@ -33,6 +35,7 @@ class Rate:
     images_per_s: Mean | None = None
     ratio: float | None = None
     hardware: str | None = None
+    kind: Literal["run", "series"] = "run"
     source: str = "no record yet"
     anchor: str | None = None
     data: str | None = None
@@ -45,8 +48,7 @@ def groups(evidence: Evidence) -> tuple[tuple[Rate, ...], ...]:
     """
     alike: dict[tuple[str, ...], list[Rate]] = {}
     for rate in [*_of_runs(evidence), *map(_of_series, evidence.scalings)]:
-        how = rate.source if rate.source.startswith("series") else "run"
-        alike.setdefault((how, _but_precision(rate.settings)), []).append(rate)
+        alike.setdefault((rate.kind, _but_precision(rate.settings)), []).append(rate)
     several = [rates for rates in alike.values() if len({rate.settings.precision for rate in rates}) > 1]
     return tuple(_group(rates) for rates in several)
 
@@ -79,9 +81,11 @@ def _of_series(one: Scaling) -> Rate:
         record.settings,
         mean_of([rate / record.processes for rate in record.images_per_s]),
         hardware=words.hardware_brief(record.placement, record.provenance),
+        kind="series",
         source=f"series, {record.measured.input} input",
         anchor=one.anchor,
-        data=record.dataset_hash,
+        # Where steps were timed again they are no other seed of the same: each folder of records stands for itself.
+        data=f"{record.dataset_hash} {one.path.parent}",
     )
 
 

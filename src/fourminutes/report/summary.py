@@ -213,24 +213,31 @@ def _half_precision(evidence: Evidence) -> list[str]:
     for rate, mean, ratio in sorted(measured, key=lambda one: -one[1].value):
         model = words.model_name(rate.settings.model)
         batch = rate.settings.batch.per_device
-        told = f"{model} with {mean.value:,.0f} images/s a device ({batch} images, {ratio:.1f} times fp32)"
+        told = (
+            f"{model} with {mean.value:,.0f} images/s a device on {rate.hardware} ({batch} images, {ratio:.1f} times "
+            "fp32 without TF32)"
+        )
         by_model.setdefault(model, told)
-    if not measured:
-        return []
-    return [f"On {measured[0][0].hardware}, half precision trains {words.joined(list(by_model.values()))}."]
+    return [f"Half precision trains {words.joined(list(by_model.values()))}."] if by_model else []
 
 
 def _how_near(evidence: Evidence) -> list[str]:
-    """How far the simulation is from measured steps where the wire decides, beside both models without any."""
+    """How far the simulation is from measured steps, beside two models that anybody could guess."""
     cases = [case for replay in evidence.replays for case in held_against(replay.record)]
-    bound = [case for case in cases if case.settings.tensors != "small"]
-    if not bound:
+    kinds = {
+        "in which the wire decides": [case for case in cases if case.settings.tensors != "small"],
+        "of small messages": [case for case in cases if case.settings.tensors == "small"],
+    }
+    told = [
+        f"{near.median:.1f} % off in the median of {words.count(near.n, 'case')} {kind} (at most {near.worst:.0f} %; "
+        f"no overlap {near.apart_median:.0f} %, full overlap {near.beside_median:.0f} %)"
+        for kind, near in ((kind, verdict(some)) for kind, some in kinds.items() if some)
+    ]
+    if not told:
         return []
-    near = verdict(bound)
     return [
-        f"Of {words.count(near.n, 'measured step')} over limited links that nothing was fitted to, simulated ones are "
-        f"{near.median:.1f} % off in the median and {near.worst:.0f} % at most; without overlap they would be "
-        f"{near.apart_median:.0f} %, with full overlap {near.beside_median:.0f} %."
+        "Over limited links, with computing waited for and nothing fitted to it, a step's simulation is "
+        f"{words.joined(told)}."
     ]
 
 

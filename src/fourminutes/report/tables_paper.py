@@ -232,8 +232,9 @@ def _precision_notes(own: tuple[tuple[Rate, ...], ...]) -> Iterator[str]:
         )
     else:
         yield (
-            "Runs and series stand here where all but their precision is equal; n: runs with other seeds, or repeats "
-            "of a series, ± the half width of their mean's 95 % t-interval."
+            "Runs and series stand here where all but their precision is equal; means, n: runs with other seeds, or "
+            "repeats of a series, ± the half width of their mean's 95 % t-interval. Repeats are of one start: what "
+            "differs from start to start is not in them."
         )
 
 

@@ -17,13 +17,13 @@ def profile_table(evidence: Evidence) -> Table:
     columns = (
         Column("network", "network"),
         Column("device", "device"),
-        Column("precision", "format"),
+        Column("precision", "precision"),
         Column("images", "images", digits(0)),
         Column("origin", "origin"),
         Column("forward_ms", "forward ms", digits(2)),
         Column("backward_ms", "backward ms", digits(2)),
-        Column("backward_low_ms", "25 %", digits(2)),
-        Column("backward_high_ms", "75 %", digits(2)),
+        Column("backward_low_ms", "from", digits(2)),
+        Column("backward_high_ms", "to", digits(2)),
         *(Column(f"{kind}_percent", f"{kind} %", digits(0)) for kind in _KINDS),
         *(Column(_name(share), f"there at {100 * share:g} %", digits(0)) for share in _SHARES),
         Column("later_percent", "later by %", _signed),
@@ -33,10 +33,11 @@ def profile_table(evidence: Evidence) -> Table:
     )
     rows = tuple(Row(_cells(one), anchor=one.anchor) for one in evidence.profiles)
     notes = (
-        "Kernels launched one by one. conv, norm, linear: share of both passes. there: parameters whose gradients have "
-        "come after that share of the backward pass, in percent, so that their reduction can run beside the rest. "
-        "later: than a prediction from multiplications alone supposes, in percent of the pass, a mean over all "
-        "parameters. 25 and 75 %: quartiles of the backward pass; n: passes.",
+        "Kernels launched one by one. forward: layers with parameters alone; ReLUs, pooling and additions are not in "
+        "it, and in the backward pass count with the layer whose gradients come next. from, to: quartiles of the "
+        "backward pass; n: passes. conv, norm, linear: share of both. there: parameters whose gradients have come "
+        "after that share of the backward pass, in percent, so that their reduction can run beside the rest. later: "
+        "than a prediction from multiplications alone supposes, in percent of the pass, a mean over all parameters.",
     )
     return Table("profile", columns, rows, notes, empty="No profile has been recorded yet (fourminutes scale profile).")
 

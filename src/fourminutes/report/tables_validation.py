@@ -57,7 +57,8 @@ def _cells(replay: Sourced[ReplayRecord], case: Held) -> dict[str, Cell]:
         "processes": case.processes,
         "case": case.case,
         "algorithm": _algorithm(reduce),
-        "bucket_mib": None if reduce.segments else reduce.bucket_mib,
+        # Of small tensors each has a call of its own, as of few segments each has one.
+        "bucket_mib": None if reduce.segments or case.settings.tensors == "small" else reduce.bucket_mib,
         "lanes": reduce.lanes,
         "wire": reduce.wire,
         "backward_s": case.settings.backward_s,

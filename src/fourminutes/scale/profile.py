@@ -108,4 +108,4 @@ def by_arithmetic(record: ProfileRecord) -> ProfileRecord:
         _layer_profile(layer, forward_s, last * cost, last * end)
         for layer, (forward_s, cost, end) in zip(layers, times, strict=True)
     ]
-    return record.model_copy(update={"layers": tuple(supposed)})
+    return record.model_copy(update={"layers": tuple(supposed), "origin": "from rates", "passes": 0})

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fourminutes.comm.ready import as_in_training, moments_of
+from fourminutes.comm.ready import as_in_training, moments_of, noise
 from fourminutes.comm.trace import Tracer
 from fourminutes.errors import UserError
 from fourminutes.models import build_model
@@ -31,8 +31,9 @@ def measured_profile(
 ) -> ProfileRecord:
     """Time every layer's forward pass, and when its gradients come, on a batch of noise; medians of seven passes.
 
-    The passes are those of training, as in `readiness_of`. Noise, since a GPU is faster on zeros than on any picture. A
-    layer's backward time is from the gradients of the layer after it to its own.
+    The passes are those of training, as in `readiness_of`. A layer's forward time is its own; what has no parameters,
+    as ReLUs and pooling, is in none. Its backward time is from the gradients of the layer after it to its own, with
+    what lies between.
 
     Raises:
         UserError: there is no such device.
@@ -41,9 +42,7 @@ def measured_profile(
     settle_arithmetic()  # as a run does
     network = build_model(model, classes, seed=0).to(device)
     running = in_precision(network, precision, device)
-    noise = torch.Generator().manual_seed(0)
-    batch = torch.randn(images, 3, model.image_px, model.image_px, generator=noise).to(device)
-    batch = batch.contiguous(memory_format=torch.channels_last)  # as the loader hands pictures over
+    batch = noise(images, model.image_px, device)
     layers = _layers(network)
     forward = _forward(running, layers, batch)
     ready = _by_layer(layers, moments_of(running, batch, _PASSES))

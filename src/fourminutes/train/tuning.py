@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fourminutes.comm.group import device_of, process_group
 from fourminutes.comm.launch import Launch, resolve_launch
-from fourminutes.comm.ready import readiness_of
+from fourminutes.comm.ready import noise, readiness_of
 from fourminutes.comm.topology import Topology, discover
 from fourminutes.comm.tune import About, group_sizes, groupings_to_try, require_several, tune
 from fourminutes.comm.tuner import tuned
@@ -98,13 +98,14 @@ def _tune(
 ) -> Tuning:
     """Among the run's own groups and others; where the plan names their size, among those alone."""
     planned = [] if settings.reduce.group_ranks else group_sizes(own.world_size)
+    side_px = settings.model.image_px
     return tune(
         launch,
         groupings_to_try(own, groups or planned),
         wire=settings.reduce.wire,
         budget_s=budget_s,
         own_group_ranks=own.group_ranks,
-        ready=lambda: readiness_of(network, black_pictures(settings, device_of(launch))),
+        ready=lambda: readiness_of(network, noise(settings.batch.per_device, side_px, device_of(launch))),
         about=about,
     )
 
