@@ -92,10 +92,10 @@ def plain_ticks(axis: Axis) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def log_ticks(axis: Axis) -> None:
-    """Plain ticks of a logarithmic axis, at 1, 2 and 5 of each decade where few decades would leave few labels."""
+def log_ticks(axis: Axis, subs: tuple[int, ...] = (1, 2, 5)) -> None:
+    """Plain ticks of a logarithmic axis, at `subs` of each decade where few decades would leave few labels."""
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < _FEW_DECADES else (1,)))
+    axis.set_major_locator(LogLocator(subs=subs if high / low < _FEW_DECADES else (1,)))
     plain_ticks(axis)
 
 

@@ -116,7 +116,7 @@ def half_precision(evidence: Evidence) -> Figure:
     rates.set(title="Images/s a device", xscale="log")
     low, high = rates.get_xlim()
     rates.set_xlim(low / 1.3, high * 1.3)
-    log_ticks(rates.xaxis)
+    log_ticks(rates.xaxis, (1, 3))
     ratios.set(title="Times the rate in fp32")
     ratios.axvline(1, color=QUIET, lw=0.8, ls=DASHED, zorder=1)
     ratios.set_xlim(min(0.9, ratios.get_xlim()[0]), max(1.4, ratios.get_xlim()[1]))
