@@ -44,6 +44,11 @@ _CERTAINTY_NOTES = {
 }
 
 
+def signed(count: int) -> Form:
+    """A difference with its sign, and that many digits after the point."""
+    return lambda number: f"{number:+.{count}f}"
+
+
 def digits(count: int) -> Form:
     """A number with that many digits after the point, thousands parted by commas."""
     return lambda number: f"{number:,.{count}f}"

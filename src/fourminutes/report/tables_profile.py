@@ -5,7 +5,7 @@ from __future__ import annotations
 from fourminutes.record import ProfileRecord
 from fourminutes.report import words
 from fourminutes.report.evidence import Evidence, Sourced
-from fourminutes.report.table import Cell, Column, Row, Table, digits
+from fourminutes.report.table import Cell, Column, Row, Table, digits, signed
 from fourminutes.scale.profile import by_arithmetic, come_percent
 
 _SHARES = (0.1, 0.25, 0.5)
@@ -26,7 +26,7 @@ def profile_table(evidence: Evidence) -> Table:
         Column("backward_high_ms", "to", digits(2)),
         *(Column(f"{kind}_percent", f"{kind} %", digits(0)) for kind in _KINDS),
         *(Column(_name(share), f"there at {100 * share:g} %", digits(0)) for share in _SHARES),
-        Column("later_percent", "later by %", _signed),
+        Column("later_percent", "later by %", signed(0)),
         Column("slowest", "slowest layer"),
         Column("n", "n", digits(0)),
         Column("record", "record", csv_only=True),
@@ -40,10 +40,6 @@ def profile_table(evidence: Evidence) -> Table:
         "than a prediction from multiplications alone supposes, in percent of the pass, a mean over all parameters.",
     )
     return Table("profile", columns, rows, notes, empty="No profile has been recorded yet (fourminutes scale profile).")
-
-
-def _signed(percent: float) -> str:
-    return f"{percent:+.0f}"
 
 
 def _name(share: float) -> str:

@@ -8,7 +8,7 @@ from fourminutes.plan import ReducePlan
 from fourminutes.record import ReplayRecord
 from fourminutes.report import words
 from fourminutes.report.evidence import Evidence, Sourced
-from fourminutes.report.table import Cell, Column, Row, Table, digits
+from fourminutes.report.table import Cell, Column, Row, Table, digits, signed
 from fourminutes.scale.validate import Held, held_against, rankings, verdict
 
 
@@ -33,9 +33,9 @@ def replays_table(replays: Sequence[Sourced[ReplayRecord]]) -> Table:
         Column("high_s", "75 %", digits(3)),
         Column("n", "n", digits(0)),
         Column("simulated_s", "simulated s", digits(3)),
-        Column("error_percent", "off %", _signed),
-        Column("apart_percent", "no overlap, off %", _signed),
-        Column("beside_percent", "full overlap, off %", _signed),
+        Column("error_percent", "off %", signed(1)),
+        Column("apart_percent", "no overlap, off %", signed(1)),
+        Column("beside_percent", "full overlap, off %", signed(1)),
         Column("record", "record", csv_only=True),
     )
     rows = tuple(
@@ -44,10 +44,6 @@ def replays_table(replays: Sequence[Sourced[ReplayRecord]]) -> Table:
         for case in held_against(replay.record)
     )
     return Table("validation", columns, rows, tuple(_notes(replays)), empty="No step has been replayed yet.")
-
-
-def _signed(percent: float) -> str:
-    return f"{percent:+.1f}"
 
 
 def _cells(replay: Sourced[ReplayRecord], case: Held) -> dict[str, Cell]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fourminutes.errors import UserError
 from fourminutes.record import CommRecord
 from fourminutes.report.evidence import Evidence, Run
-from fourminutes.report.table import Cell, Column, Row, Table, digits
+from fourminutes.report.table import Cell, Column, Row, Table, digits, signed
 from fourminutes.scale.catalogue import CATALOGUE, Catalogue, read_catalogue
 from fourminutes.scale.whatif import Change, changes_of
 
@@ -24,7 +24,7 @@ def what_if_table(evidence: Evidence) -> Table:
         Column("step_ms_high", "to", digits(1)),
         Column("images_per_s", "img/s", digits(0)),
         Column("efficiency_percent", "eff. %", digits(0)),
-        Column("change_percent", "gain %", _signed),
+        Column("change_percent", "gain %", signed(1)),
         Column("note", "note"),
     )
     rows = tuple(
@@ -57,10 +57,6 @@ def _changes(run: Run, comm: CommRecord, evidence: Evidence, catalogue: Catalogu
         return list(changes_of(run.record, comm, evidence.plan.scale, catalogue))
     except UserError:  # its arrangement was not among those measured
         return []
-
-
-def _signed(percent: float) -> str:
-    return f"{percent:+.1f}"
 
 
 def _cells(run: Run, change: Change) -> dict[str, Cell]:
